@@ -1,0 +1,103 @@
+"""Every error a caller can meet, in one tree.
+
+    TwinError                 anything this package raises on purpose
+    ├── ConfigError           twin.toml, TWIN_* or an argument is wrong            exit 2
+    ├── WorkspaceError        no workspace, one of another version, or not ours    exit 3
+    │   └── WorkspaceBusy     another process is writing                           exit 4
+    ├── SourceError           a source cannot be listed or understood              exit 5
+    │   └── ItemError         one item of a source cannot be read
+    ├── StoreError            a warehouse or an index failed                       exit 6
+    │   ├── MigrationError    the stored schema is not one this version can use
+    │   └── IndexMismatch     the index was built by another embedder or layout
+    ├── ModelError            an embedder or language model failed                 exit 7
+    │   └── ModelMissing      weights or an endpoint are not there
+    ├── MissingExtra          an optional dependency is not installed              exit 8
+    └── NotFound              the thing named does not exist                       exit 9
+
+A message has three parts: what was wrong, the value, what to do next.
+"""
+
+from __future__ import annotations
+
+
+class TwinError(Exception):
+    """What went wrong, the value it went wrong with, and what to do next."""
+
+    exit_code = 1
+
+
+class ConfigError(TwinError):
+    """A setting is unknown, ill-typed or contradictory."""
+
+    exit_code = 2
+
+
+class WorkspaceError(TwinError):
+    """The folder is not a workspace this version can open."""
+
+    exit_code = 3
+
+
+class WorkspaceBusy(WorkspaceError):
+    """Another process holds the writer's lock."""
+
+    exit_code = 4
+
+
+class SourceError(TwinError):
+    """A source cannot be listed, so nothing about it may be concluded."""
+
+    exit_code = 5
+
+
+class ItemError(SourceError):
+    """One item cannot become a document.
+
+    `skipped` tells a decision (empty, binary, too large) from a failure (unreadable, broken).
+    """
+
+    def __init__(self, reason: str, *, skipped: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.skipped = skipped
+
+
+class StoreError(TwinError):
+    """A warehouse or an index could not do what was asked."""
+
+    exit_code = 6
+
+
+class MigrationError(StoreError):
+    """The stored schema is newer than this version, or cannot be brought up to it."""
+
+
+class IndexMismatch(StoreError):
+    """The index was built with another embedder, precision or layout."""
+
+
+class ModelError(TwinError):
+    """An embedder, re-ranker or language model failed."""
+
+    exit_code = 7
+
+
+class ModelMissing(ModelError):
+    """Weights or an endpoint are not there; the message says how to get them."""
+
+
+class MissingExtra(TwinError):
+    """An optional dependency is not installed."""
+
+    exit_code = 8
+
+    def __init__(self, feature: str, extra: str, package: str) -> None:
+        super().__init__(
+            f"{feature} needs the package {package!r}, which is not installed; run: pip install 'llm-twin[{extra}]'"
+        )
+
+
+class NotFound(TwinError):
+    """No document, trace or run of that name."""
+
+    exit_code = 9

@@ -1,0 +1,353 @@
+"""Every seam of the system on one page: what a stage may ask of a part it did not write.
+
+Any object of the right shape fits. Parts are chosen by name in `catalog.py`, built in `twin.py`, and handed to the
+stages as arguments. Vendors' exceptions never cross a port: adapters raise errors of `core/errors.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from llm_twin.core.pipeline import RunReport, Step
+from llm_twin.core.records import (
+    Chunk,
+    Delta,
+    Document,
+    DocumentFeatures,
+    Embedding,
+    Filter,
+    Hit,
+    IndexEntry,
+    IndexInfo,
+    Item,
+    ItemState,
+    Message,
+    Query,
+    Redaction,
+    Run,
+    Span,
+    SparseVector,
+    VoiceProfile,
+)
+
+if TYPE_CHECKING:
+    from llm_twin.core.vectors import Matrix, PackedTokens
+
+
+# --- collect --------------------------------------------------------------------------------------------------------
+
+
+class Source(Protocol):
+    """A place where an author publishes. `name` is its address as configured and identifies it between runs."""
+
+    name: str
+
+    def list(self) -> Iterator[Item | ItemState]:
+        """What exists now: an `Item` to fetch, or an `ItemState` for what is skipped or failed already here.
+
+        Raises `SourceError` when the listing is impossible or stays incomplete: then nothing counts as removed.
+        """
+        ...
+
+    def fetch(self, item: Item) -> Document:
+        """The document behind an item. Raises `ItemError` with a reason when there is none."""
+        ...
+
+
+# --- stores ---------------------------------------------------------------------------------------------------------
+
+
+class DocumentStore(Protocol):
+    """The document warehouse: what was collected, and how every item of every source ended."""
+
+    def save(self, states: Sequence[tuple[ItemState, Document | None]]) -> None:
+        """Record item states and, with them, new or changed documents; all or nothing.
+
+        A state with outcome `removed` removes the item, and its document (with features) once no item refers to it.
+        """
+        ...
+
+    def items(self, source: str | None = None) -> Iterator[ItemState]:
+        """The latest state of every item still present, ordered by source and key."""
+        ...
+
+    def documents(self, ids: Collection[str] | None = None) -> Iterator[Document]:
+        """Documents as collected, ordered by id; all of them without `ids`."""
+        ...
+
+    def document_hashes(self) -> dict[str, str]:
+        """Content hash of every document, by document id."""
+        ...
+
+
+class FeatureStore(Protocol):
+    """What the features pipeline made of each document."""
+
+    def save_features(self, features: Sequence[DocumentFeatures]) -> None:
+        """Replace the features of these documents; all or nothing."""
+        ...
+
+    def features(self, ids: Collection[str] | None = None) -> Iterator[DocumentFeatures]:
+        """Features ordered by document id; all of them without `ids`."""
+        ...
+
+    def feature_fingerprints(self) -> dict[str, str]:
+        """Fingerprint of the features of every document, by document id."""
+        ...
+
+
+class EmbeddingStore(Protocol):
+    """Computed embeddings by key, so that no text is ever embedded twice. A key covers the embedder and the text."""
+
+    def save_embeddings(self, embeddings: Mapping[str, Embedding]) -> None:
+        """Keep embeddings durably, replacing equal keys."""
+        ...
+
+    def embeddings(self, keys: Collection[str]) -> dict[str, Embedding]:
+        """Those that are there; a missing key is simply absent."""
+        ...
+
+    def tokens(self, keys: Collection[str]) -> dict[str, PackedTokens]:
+        """Packed token vectors alone, for re-ranking; a missing key is simply absent."""
+        ...
+
+    def embedding_keys(self) -> set[str]:
+        """Every key that is kept."""
+        ...
+
+    def forget_embeddings(self, keys: Collection[str]) -> None:
+        """Delete these keys."""
+        ...
+
+
+class RunLog(Protocol):
+    """Runs with their reports and lineage, newest first."""
+
+    def save_run(self, run: Run) -> None:
+        """Insert or replace the run of that id."""
+        ...
+
+    def runs(self, *, limit: int = 20) -> list[Run]:
+        """The latest runs."""
+        ...
+
+
+class ProfileStore(Protocol):
+    """Measured voice profiles by author."""
+
+    def save_profile(self, profile: VoiceProfile) -> None:
+        """Replace the profile of that author."""
+        ...
+
+    def profiles(self) -> dict[str, VoiceProfile]:
+        """Every profile, by author."""
+        ...
+
+
+class Warehouse(DocumentStore, FeatureStore, EmbeddingStore, RunLog, ProfileStore, Protocol):
+    """All durable records of a workspace in one database. Safe for several processes at once."""
+
+    def close(self) -> None:
+        """Release connections; using the warehouse afterwards is a mistake."""
+        ...
+
+
+class TraceStore(Protocol):
+    """Finished spans."""
+
+    def save_spans(self, spans: Sequence[Span]) -> None:
+        """Keep finished spans."""
+        ...
+
+    def trace(self, trace_id: str) -> list[Span]:
+        """The spans of a trace in the order they started; empty when there is none. A unique prefix is enough."""
+        ...
+
+    def traces(self, *, limit: int = 20) -> list[Span]:
+        """The root spans of the latest traces, newest first."""
+        ...
+
+
+# --- the vector index -----------------------------------------------------------------------------------------------
+
+
+class VectorIndex(Protocol):
+    """Whole generations of an index. Readers always see the live one; a draft becomes live all at once or not at all."""
+
+    def info(self) -> IndexInfo | None:
+        """The live generation, or None when nothing was ever published."""
+        ...
+
+    def search(self, query: Query, *, k: int) -> dict[str, list[Hit]]:
+        """The best `k` chunks per method, best first: `dense` by cosine, `bm25` by BM25; both under `query.where`.
+
+        One call to the engine. A method whose encoding is None in the query is absent from the result.
+        """
+        ...
+
+    def digests(self) -> dict[str, str]:
+        """Digest of every entry of the live generation, by chunk id."""
+        ...
+
+    def count(self, where: Filter | None = None) -> int:
+        """How many chunks of the live generation pass the filter."""
+        ...
+
+    def draft(self, *, embedder: str, sparse: str, dim: int, copy: bool) -> AbstractContextManager[IndexDraft]:
+        """Begin a generation, as a copy of the live one or empty. Leaving the context unpublished discards it."""
+        ...
+
+
+class IndexDraft(Protocol):
+    """A generation being written; nobody reads it before `publish`."""
+
+    def upsert(self, entries: Sequence[IndexEntry]) -> None:
+        """Insert or replace entries by chunk id."""
+        ...
+
+    def delete(self, chunk_ids: Collection[str]) -> None:
+        """Remove entries; ids that are not there do not matter."""
+        ...
+
+    def publish(self, *, digest: str) -> IndexInfo:
+        """Make this generation the live one, atomically; older ones are cleared once no reader needs them."""
+        ...
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+
+class Tokenizer(Protocol):
+    """Counts text as a model will. `window` is the most tokens a text may have before the model cuts it."""
+
+    window: int
+
+    def count(self, text: str) -> int:
+        """Tokens of the text alone, without the special ones."""
+        ...
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Character span of every token, in order."""
+        ...
+
+
+class Embedder(Protocol):
+    """Texts to unit vectors. `name` identifies model, revision and precision; vectors of other names do not compare."""
+
+    name: str
+    dim: int
+    tokenizer: Tokenizer
+
+    def embed(self, texts: Sequence[str], *, tokens: bool = False) -> list[Embedding]:
+        """Embed documents or queries, in order; with packed token vectors when asked."""
+        ...
+
+    def embed_tokens(self, text: str) -> Matrix:
+        """Token vectors of a query in full precision, shape (tokens, dim), for late interaction."""
+        ...
+
+
+class SparseEncoder(Protocol):
+    """Texts to weighted terms for BM25. `name` identifies analysis and weighting."""
+
+    name: str
+
+    def encode(self, text: str, *, language: str | None = None) -> SparseVector:
+        """A document's terms with saturated term frequencies; the index supplies the inverse document frequency."""
+        ...
+
+    def encode_query(self, text: str, *, languages: Sequence[str] = ()) -> SparseVector:
+        """A question's terms, analysed in each of the languages the index holds."""
+        ...
+
+
+class Reranker(Protocol):
+    """Orders candidates by a closer look. `name` goes into `Hit.found_by`."""
+
+    name: str
+
+    def scores(self, question: str, hits: Sequence[Hit]) -> list[float]:
+        """One relevance score per hit, higher is better, comparable within one call only."""
+        ...
+
+
+class LanguageModel(Protocol):
+    """Anything that continues a conversation. `name` is recorded in every answer."""
+
+    name: str
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        schema: Mapping[str, Any] | None = None,
+    ) -> Iterator[Delta]:
+        """The reply piece by piece. With `schema` the server is asked for JSON of that shape (validate it all the same).
+
+        Raises `ModelError` when no complete reply can be had, also in mid-stream. Closing the iterator cancels.
+        """
+        ...
+
+
+# --- watching -------------------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class ActiveSpan(Protocol):
+    """A span that is still open."""
+
+    trace_id: str
+
+    def set(self, **attributes: str | int | float | bool) -> None:
+        """Attach facts about the step: sizes, counts, names. Never secrets."""
+        ...
+
+
+class Tracer(Protocol):
+    """Opens spans; a span opened inside another becomes its child."""
+
+    def span(self, name: str, **attributes: str | int | float | bool) -> AbstractContextManager[ActiveSpan]:
+        """Time a step. An exception that leaves the block is recorded in the span and passes through."""
+        ...
+
+
+class Progress(Protocol):
+    """Tells a person how far a long step is."""
+
+    def step(self, name: str, total: int | None = None) -> AbstractContextManager[Callable[[int], None]]:
+        """Begin a step; call the result with the number of items just done."""
+        ...
+
+
+class Runner(Protocol):
+    """Executes steps over a stream: here, on several cores, or on a cluster."""
+
+    def run(self, steps: Sequence[Step], items: Iterable[Any], report: RunReport) -> Iterator[Any]:
+        """Yield what comes out of the last step and keep the account in `report`."""
+        ...
+
+
+# --- features that differ by algorithm ------------------------------------------------------------------------------
+
+
+class Chunker(Protocol):
+    """Cuts a document into chunks that fit an embedder's window, headings included."""
+
+    def chunk(self, document: Document) -> list[Chunk]:
+        """Chunks in order, `document.text[c.start:c.end] == c.text` for each."""
+        ...
+
+
+class Redactor(Protocol):
+    """Takes secrets (and, by choice, personal data) out of a document before it is stored."""
+
+    fingerprint: str
+
+    def redact(self, document: Document) -> tuple[Document, list[Redaction]]:
+        """The document without them, and what was taken out; the same document when there was nothing."""
+        ...

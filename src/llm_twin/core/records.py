@@ -1,0 +1,438 @@
+"""The records that flow between stages: plain, frozen, slotted, and ignorant of any store.
+
+`Document` is what an author published, `Chunk` a piece of it, `Hit` a chunk that was found, `Passage` what is shown to
+a reader or a model, `Citation` a quote with its place, `Answer` what comes back. Text offsets count Unicode code
+points. Times are timezone-aware and in UTC.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from llm_twin.core.vectors import PackedTokens, Vector
+
+Kind = Literal["article", "post", "repository", "note"]
+Outcome = Literal["added", "updated", "unchanged", "removed", "skipped", "failed"]
+Mode = Literal["generated", "extractive", "abstained"]
+
+
+# --- what an author published ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """A person whose writing is collected. `aliases` are other spellings found in their documents or in questions."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentHeader:
+    """What is known of a document besides its text; travels with every chunk into the index."""
+
+    id: str
+    author: str
+    source: str
+    kind: Kind
+    title: str
+    url: str | None = None
+    language: str | None = None
+    published_at: datetime | None = None
+    tags: tuple[str, ...] = ()
+    also_at: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Something an author published, whole.
+
+    `text` is Markdown with the author's characters untouched. `source` names the platform (`files`, `medium` …),
+    `language` is an ISO 639-1 code or None when nobody could tell. `content_hash` covers everything a reader can see.
+    """
+
+    id: str
+    author: str
+    source: str
+    kind: Kind
+    title: str
+    text: str
+    content_hash: str
+    fetched_at: datetime
+    url: str | None = None
+    language: str | None = None
+    published_at: datetime | None = None
+    tags: tuple[str, ...] = ()
+    also_at: tuple[str, ...] = ()
+
+    @property
+    def header(self) -> DocumentHeader:
+        """The document without its text."""
+        return DocumentHeader(**{f.name: getattr(self, f.name) for f in dataclasses.fields(DocumentHeader)})
+
+
+def document_id(author: str, source: str, locator: str) -> str:
+    """A stable id from who wrote it, where it was published and its canonical URL (or path when it has none)."""
+    return fingerprint(author, source, locator)[:16]
+
+
+def content_hash(title: str, text: str, *visible: object) -> str:
+    """Changes exactly when something a reader can see changes."""
+    return fingerprint(title, text, *visible)
+
+
+def fingerprint(*parts: object) -> str:
+    """SHA-256 over the parts in order, as hex; parts cannot run into each other."""
+    digest = hashlib.sha256()
+    for part in parts:
+        piece = repr(part).encode("utf-8", "surrogatepass")
+        digest.update(len(piece).to_bytes(8, "big") + piece)
+    return digest.hexdigest()
+
+
+# --- collecting -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Something a source lists. `key` is a path or URL; `version` differs whenever the content may have changed."""
+
+    key: str
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ItemState:
+    """How an item of a source ended the last time it was looked at: one row of the coverage report."""
+
+    source: str
+    key: str
+    outcome: Outcome
+    reason: str = ""
+    version: str | None = None
+    document_id: str | None = None
+    tries: int = 0
+    seen_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Redaction:
+    """Something taken out of a document before it was stored: what kind, and where it stood; never what it was."""
+
+    kind: str
+    line: int
+
+
+# --- features -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a document that fits the embedder's window.
+
+    `text == document.text[start:end]` of the cleaned document. `heading_path` leads from the document's title to the
+    innermost heading; it is embedded with the text and not stored in it.
+    """
+
+    id: str
+    document_id: str
+    text: str
+    start: int
+    end: int
+    heading_path: tuple[str, ...] = ()
+    token_count: int = 0
+
+
+def chunk_id(document_id: str, text: str, occurrence: int = 0) -> str:
+    """A stable id (128 bits, hex) from the document and the content; `occurrence` tells repeats in one document apart."""
+    return fingerprint(document_id, text, occurrence)[:32]
+
+
+def embedding_text(chunk: Chunk) -> str:
+    """What is embedded for a chunk: its heading path on one line, then its text."""
+    return f"{' > '.join(chunk.heading_path)}\n\n{chunk.text}" if chunk.heading_path else chunk.text
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentFeatures:
+    """What the features pipeline made of one document; offsets of chunks stand in `document.text`, the cleaned text.
+
+    `dropped` is the reason for which the quality gate refused it (then there are no chunks). `fingerprint` covers the
+    content and every step that led here, `signatures` are MinHash sketches: the document's first, then its chunks'.
+    """
+
+    document: Document
+    fingerprint: str
+    chunks: tuple[Chunk, ...] = ()
+    dropped: str | None = None
+    signatures: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """A text as one unit vector, and as packed token vectors where late interaction is used."""
+
+    vector: Vector
+    tokens: PackedTokens | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SparseVector:
+    """Term ids and weights of a text for lexical search; `indices` are distinct unsigned 32-bit integers."""
+
+    indices: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """One chunk as the vector index stores it. `digest` changes when anything a reader could see of it changes."""
+
+    chunk: Chunk
+    document: DocumentHeader
+    vector: Vector
+    sparse: SparseVector
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """What an index generation was made from and how it searches.
+
+    `embedder` and `sparse` name the encoders (model, revision, precision); `digest` covers all entries, so that two
+    generations with the same digest answer alike. `search` says whether nearest neighbours are exact.
+    """
+
+    generation: str
+    embedder: str
+    sparse: str
+    dim: int
+    count: int
+    digest: str
+    built_at: datetime
+    languages: tuple[str, ...] = ()
+    search: Literal["exact", "hnsw"] = "exact"
+
+
+# --- finding --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which documents may be found. An empty tuple or None does not restrict; `until` is exclusive."""
+
+    authors: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    document_ids: tuple[str, ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def __bool__(self) -> bool:
+        return self != Filter()
+
+    def matches(self, document: DocumentHeader) -> bool:
+        """Whether a document passes; one without a date never passes a date bound."""
+        dated = self.since is not None or self.until is not None
+        return (
+            (not self.authors or document.author in self.authors)
+            and (not self.sources or document.source in self.sources)
+            and (not self.kinds or document.kind in self.kinds)
+            and (not self.languages or document.language in self.languages)
+            and (not self.document_ids or document.id in self.document_ids)
+            and (not dated or (document.published_at is not None and self._in_range(document.published_at)))
+        )
+
+    def _in_range(self, moment: datetime) -> bool:
+        return (self.since is None or moment >= self.since) and (self.until is None or moment < self.until)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One search: the text as asked, its encodings, and the filter it runs under."""
+
+    text: str
+    vector: Vector | None = None
+    sparse: SparseVector | None = None
+    where: Filter = Filter()
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A chunk that was found. `found_by` names the methods that found it (`dense`, `bm25`, `maxsim` …)."""
+
+    chunk: Chunk
+    document: DocumentHeader
+    score: float
+    found_by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A stretch of one document offered as evidence: one hit, or neighbouring hits merged. `number` is cited as [n]."""
+
+    number: int
+    document: DocumentHeader
+    text: str
+    start: int
+    end: int
+    score: float
+    heading_path: tuple[str, ...] = ()
+    chunk_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A verbatim quote: `quote == document.text[start:end]` of the cleaned document."""
+
+    number: int
+    document_id: str
+    title: str
+    quote: str
+    start: int
+    end: int
+    url: str | None = None
+    published_at: datetime | None = None
+
+
+# --- talking to a model ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens a model read and wrote, as the model's own server counts them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of a streamed reply. The last one carries `usage` and `finish_reason` where the server tells them."""
+
+    text: str = ""
+    usage: Usage | None = None
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What comes back for a question or a topic.
+
+    `citations` are numbered as in `text`; `unsupported` lists sentences of `text` that no cited passage supports.
+    `notes` tell the reader in plain words what was degraded and why. `prompt` is the content hash of the prompts used.
+    """
+
+    text: str
+    mode: Mode
+    citations: tuple[Citation, ...] = ()
+    passages: tuple[Passage, ...] = ()
+    unsupported: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    model: str | None = None
+    prompt: str | None = None
+    usage: Usage = Usage()
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+    trace_id: str = ""
+
+
+# --- the author's style ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceProfile:
+    """An author's measured style. `measures` are named rates (see core/stylometry.py), `function_words` are per 1,000
+    words, `openers` the words sentences most often start with, `phrases` turns the author repeats across documents."""
+
+    author: str
+    documents: int
+    words: int
+    measures: Mapping[str, float]
+    function_words: Mapping[str, float]
+    openers: tuple[str, ...] = ()
+    phrases: tuple[str, ...] = ()
+
+
+# --- what happened --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One timed step of a trace."""
+
+    trace_id: str
+    span_id: str
+    name: str
+    started_at: datetime
+    duration_ms: float
+    parent_id: str | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of a pipeline and its lineage: which inputs, code and settings made which outputs."""
+
+    id: str
+    pipeline: str
+    started_at: datetime
+    finished_at: datetime | None = None
+    status: Literal["running", "done", "failed", "interrupted"] = "running"
+    code_version: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    outputs: Mapping[str, Any] = field(default_factory=dict)
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+# --- records as JSON ------------------------------------------------------------------------------------------------
+
+
+def to_json(value: Any) -> Any:
+    """A record as plain JSON data: dataclasses become objects, tuples lists, times ISO 8601 strings."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [to_json(item) for item in value]
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    return value
+
+
+def header_from_json(data: Mapping[str, Any]) -> DocumentHeader:
+    """The inverse of `to_json` for a document's header."""
+    published_at = data.get("published_at")
+    return DocumentHeader(
+        **{
+            **data,
+            "published_at": datetime.fromisoformat(published_at) if published_at else None,
+            "tags": tuple(data.get("tags") or ()),
+            "also_at": tuple(data.get("also_at") or ()),
+        }
+    )
+
+
+def chunk_from_json(data: Mapping[str, Any]) -> Chunk:
+    """The inverse of `to_json` for a chunk."""
+    return Chunk(**{**data, "heading_path": tuple(data.get("heading_path") or ())})
