@@ -174,7 +174,7 @@ class TraceStore(Protocol):
 
 
 class VectorIndex(Protocol):
-    """Whole generations of an index. Readers always see the live one; a draft becomes live all at once or not at all."""
+    """Generations of an index. Readers always see the live one; a draft becomes live all at once or not at all."""
 
     def info(self) -> IndexInfo | None:
         """The live generation, or None when nothing was ever published."""
@@ -287,7 +287,7 @@ class LanguageModel(Protocol):
         seed: int | None = None,
         schema: Mapping[str, Any] | None = None,
     ) -> Iterator[Delta]:
-        """The reply piece by piece. With `schema` the server is asked for JSON of that shape (validate it all the same).
+        """The reply piece by piece. With `schema` the server is asked for JSON of that shape (validate it anyway).
 
         Raises `ModelError` when no complete reply can be had, also in mid-stream. Closing the iterator cancels.
         """

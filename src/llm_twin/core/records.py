@@ -150,7 +150,7 @@ class Chunk:
 
 
 def chunk_id(document_id: str, text: str, occurrence: int = 0) -> str:
-    """A stable id (128 bits, hex) from the document and the content; `occurrence` tells repeats in one document apart."""
+    """A stable id (128 bits, hex) from document and content; `occurrence` tells repeats in one document apart."""
     return fingerprint(document_id, text, occurrence)[:32]
 
 

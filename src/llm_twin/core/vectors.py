@@ -1,4 +1,6 @@
-"""Arrays and what they mean. numpy is the language of arrays here, not a vendor: this is the one core module that uses it.
+"""Arrays and what they mean.
+
+numpy is the language of arrays here, not a vendor; this is the one core module that uses it.
 
 A `Vector` is float32, shape (dim,), unit length; a `Matrix` is float32, shape (n, dim), its rows unit vectors.
 """
