@@ -1,0 +1,322 @@
+"""One typed tree of settings: argument > environment `TWIN_<SECTION>_<KEY>` > `twin.toml` > default.
+
+`load` reads the layers, keeps where each value came from, and turns every mistake into a `ConfigError` that names the
+key, the file and line (or the variable), and the nearest valid key. Nothing here is read at import.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from llm_twin.core.errors import ConfigError
+
+PREFIX = "TWIN_"
+_NOT_SETTINGS = {"TWIN_DATA", "TWIN_DEBUG", "TWIN_WORKSPACE"}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class AuthorSettings(_Section):
+    """Whose twin this is."""
+
+    name: str = "the author"
+    """Name of the author; documents that name their own author keep that name."""
+    aliases: tuple[str, ...] = ()
+    """Other spellings of the name, as they occur in documents or questions."""
+
+
+class SourceSettings(_Section):
+    """One place where the author publishes."""
+
+    address: str
+    """A file, folder or glob (relative to twin.toml), or the address of a site."""
+    author: str = ""
+    """Author of what is found here; empty means `author.name`."""
+    include: tuple[str, ...] = ()
+    """Globs of files to take, relative to the address; empty takes every known format."""
+    exclude: tuple[str, ...] = ()
+    """Globs of files to leave out, beside what .gitignore and .twinignore name."""
+    platform: str = "files"
+    """Platform recorded as the source of these documents, and usable as a filter."""
+
+
+class WarehouseSettings(_Section):
+    """Where documents, features, embeddings and runs are kept."""
+
+    url: str = Field(default="", repr=False)
+    """Database URL, `sqlite:///…` or `postgresql://…`; empty means .twin/warehouse.db."""
+
+
+class IndexSettings(_Section):
+    """The vector index."""
+
+    store: str = "qdrant_edge"
+    """Index by name: `qdrant_edge` (in this process) or `qdrant` (a server)."""
+    url: str = ""
+    """URL of the Qdrant server; only for `store = "qdrant"`."""
+    api_key_env: str = "QDRANT_API_KEY"
+    """Environment variable that holds the server's key."""
+    collection: str = "llm-twin"
+    """Alias of the live collection on the server."""
+
+
+class EmbedderSettings(_Section):
+    """The model that turns text into vectors."""
+
+    name: str = "minilm"
+    """Embedder by name."""
+    weights: str = ""
+    """Folder with the weights, or `hub:OWNER/NAME`; empty means the installed weights package."""
+    precision: Literal["default", "f32"] = "default"
+    """`default` lets OpenVINO choose the fastest for this CPU, `f32` is exact and slower."""
+    threads: int = Field(default=0, ge=0)
+    """CPU threads for embedding; 0 means all."""
+
+
+class FeaturesSettings(_Section):
+    """From documents to chunks."""
+
+    chunker: str = "structure"
+    """Chunker by name: `structure`, `recursive`, `fixed` or `semantic`."""
+    duplicate_similarity: float = Field(default=0.8, gt=0, le=1)
+    """Estimated Jaccard similarity from which two documents, or two chunks, count as the same (0 to 1)."""
+
+
+class SearchSettings(_Section):
+    """Retrieval."""
+
+    k: int = Field(default=10, ge=1, le=1000)
+    """Hits returned."""
+    candidates: int = Field(default=50, ge=1, le=1000)
+    """Chunks taken from each method before re-ranking."""
+    reranker: str = "maxsim"
+    """Re-ranker by name: `maxsim`, `cross_encoder` or `none`."""
+    reranker_weights: str = ""
+    """Folder or `hub:OWNER/NAME` with the weights of the cross-encoder."""
+
+
+class AskSettings(_Section):
+    """Answers and drafts."""
+
+    passages: int = Field(default=8, ge=1, le=100)
+    """Hits from which the context is assembled."""
+    context_tokens: int = Field(default=2000, ge=100)
+    """Most tokens of passages given to the model, counted by the embedder's tokenizer."""
+    max_tokens: int = Field(default=800, ge=16)
+    """Most tokens of an answer."""
+    temperature: float = Field(default=0.3, ge=0, le=2)
+    """Sampling temperature of answers and drafts."""
+
+
+class LlmSettings(_Section):
+    """The language model. Without `model` the twin answers extractively and nothing leaves this machine."""
+
+    model: str = ""
+    """Name of the model as its server knows it; empty means no model."""
+    base_url: str = ""
+    """Base URL of an OpenAI-compatible server; empty means $OPENAI_BASE_URL, else https://api.openai.com/v1."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key."""
+    timeout_s: float = Field(default=120.0, gt=0)
+    """Seconds a reply may pause between two pieces."""
+    first_token_timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds until the first piece of a reply."""
+    retries: int = Field(default=3, ge=0, le=10)
+    """Tries after a 429, a 5xx or a lost connection, with back-off."""
+
+
+class TracesSettings(_Section):
+    """What the twin records about its own work, inside the workspace."""
+
+    enabled: bool = True
+    """Whether spans of sync and ask are stored."""
+
+
+class Settings(_Section):
+    """The whole tree."""
+
+    author: AuthorSettings = AuthorSettings()
+    sources: tuple[SourceSettings, ...] = ()
+    """Where the author publishes; in twin.toml one [[sources]] table each."""
+    warehouse: WarehouseSettings = WarehouseSettings()
+    index: IndexSettings = IndexSettings()
+    embedder: EmbedderSettings = EmbedderSettings()
+    features: FeaturesSettings = FeaturesSettings()
+    search: SearchSettings = SearchSettings()
+    ask: AskSettings = AskSettings()
+    llm: LlmSettings = LlmSettings()
+    traces: TracesSettings = TracesSettings()
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _addresses(cls, sources: Any) -> Any:
+        """A bare string is a source with nothing but an address."""
+        if not isinstance(sources, list | tuple):
+            return sources
+        return [{"address": source} if isinstance(source, str) else source for source in sources]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One value as `twin config show` prints it."""
+
+    key: str
+    value: Any
+    origin: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSettings:
+    """Settings with the origin of every value that is not a default, by dotted key."""
+
+    values: Settings
+    origins: Mapping[str, str]
+
+    def explain(self) -> Iterator[Setting]:
+        """Every setting in order: value (passwords hidden), where it came from, what it means."""
+        for section_name, section_field in Settings.model_fields.items():
+            section = getattr(self.values, section_name)
+            if not isinstance(section, BaseModel):
+                shown = [entry.model_dump(exclude_defaults=True) for entry in section]
+                yield Setting(section_name, shown, self._origin(section_name), section_field.description or "")
+                continue
+            for name, field in type(section).model_fields.items():
+                key = f"{section_name}.{name}"
+                yield Setting(key, hide_password(getattr(section, name)), self._origin(key), field.description or "")
+
+    def _origin(self, key: str) -> str:
+        return self.origins.get(key, "default")
+
+
+def load(
+    path: Path | None, *, environment: Mapping[str, str] | None = None, arguments: Mapping[str, Any] | None = None
+) -> LoadedSettings:
+    """Read the layers and check them. `arguments` are dotted keys (`"llm.model"`); None values do not count.
+
+    Raises `ConfigError` for unreadable TOML, an unknown key or an ill-typed value.
+    """
+    text = path.read_text(encoding="utf-8") if path is not None else ""
+    origins: dict[str, str] = {}
+    tree: dict[str, Any] = {}
+    for layer in (
+        _from_toml(text, path),
+        _from_environment(os.environ if environment is None else environment),
+        (((key, value), "argument") for key, value in (arguments or {}).items() if value is not None),
+    ):
+        for (key, value), origin in layer:
+            _put(tree, key, value)
+            origins[key] = origin
+    try:
+        return LoadedSettings(Settings.model_validate(tree), origins)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, origins, text, path)) from None
+
+
+def hide_password(value: Any) -> Any:
+    """The value with the password of a URL replaced by stars."""
+    return re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:***@", value) if isinstance(value, str) else value
+
+
+def _from_toml(text: str, path: Path | None) -> Iterator[tuple[tuple[str, Any], str]]:
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}; correct that place and try again") from None
+    for section, values in tree.items():
+        if not isinstance(values, dict):
+            yield (section, values), f"{path}:{_line(text, section)}"
+            continue
+        for name, value in values.items():
+            key = f"{section}.{name}"
+            yield (key, value), f"{path}:{_line(text, key)}"
+
+
+def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[tuple[str, Any], str]]:
+    for variable in sorted(environment):
+        if not variable.startswith(PREFIX) or variable in _NOT_SETTINGS:
+            continue
+        section, _, name = variable.removeprefix(PREFIX).lower().partition("_")
+        key = f"{section}.{name}" if name else section
+        if key not in _keys():
+            raise ConfigError(f"the environment variable {variable} names no setting{_nearest(key, variable=True)}")
+        value: Any = environment[variable]
+        if _is_list(key):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        yield (key, value), f"${variable}"
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    section, _, name = key.partition(".")
+    if not name:
+        tree[section] = value
+        return
+    if not isinstance(tree.setdefault(section, {}), dict):
+        tree[section] = {}
+    tree[section][name] = value
+
+
+def _keys() -> list[str]:
+    keys: list[str] = []
+    for section, field in Settings.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys.extend(f"{section}.{name}" for name in kind.model_fields)
+        else:
+            keys.append(section)
+    return keys
+
+
+def _is_list(key: str) -> bool:
+    section, _, name = key.partition(".")
+    kind = Settings.model_fields[section].annotation
+    if name and isinstance(kind, type) and issubclass(kind, BaseModel):
+        kind = kind.model_fields[name].annotation
+    return "tuple" in str(kind)
+
+
+def _nearest(key: str, *, variable: bool = False) -> str:
+    known = [*_keys(), *(f"sources.{name}" for name in SourceSettings.model_fields)]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if not near:
+        return "; run `twin config show` for all of them"
+    name = PREFIX + near[0].replace(".", "_").upper() if variable else near[0]
+    return f"; did you mean {name}? `twin config show` lists all of them"
+
+
+def _line(text: str, key: str) -> int:
+    """The line of a dotted key in TOML text, or of its section, counted from 1."""
+    section, _, name = key.rpartition(".")
+    current, found = "", 1
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]\]?", line):
+            current = header.group(1)
+            found = number if current == key else found
+        elif current == section and re.match(rf"\s*[\"']?{re.escape(name)}[\"']?\s*=", line):
+            return number
+    return found
+
+
+def _explain(error: ValidationError, origins: Mapping[str, str], text: str, path: Path | None) -> str:
+    """One line for the first mistake: key, place, value, and what would be right."""
+    first = error.errors()[0]
+    parts = [str(part) for part in first["loc"]]
+    key = ".".join(part for part in parts if not part.isdigit())
+    origin = origins.get(key) or origins.get(parts[0])
+    if origin is None or (len(parts) > 1 and parts[1].isdigit()):
+        origin = f"{path}:{_line(text, key)}" if path is not None else "the arguments"
+    if first["type"] == "extra_forbidden":
+        return f"unknown setting {key!r} in {origin}{_nearest(key)}"
+    value = "" if first["type"] == "missing" else f", got {hide_password(first['input'])!r}"
+    return f"setting {key!r} in {origin} is wrong: {first['msg'].lower()}{value}; correct it there"
