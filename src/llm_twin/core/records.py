@@ -354,6 +354,49 @@ class Answer:
     trace_id: str = ""
 
 
+# --- an answer as it happens ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """The question was taken apart: what is searched for, under which filter, and in plain words why."""
+
+    text: str
+    where: Filter = Filter()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Passages:
+    """The evidence was found; `passages` are numbered as the text will cite them."""
+
+    passages: tuple[Passage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """The next piece of the text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """Everything streamed so far is void, for the reason given; another text follows."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The whole answer. It comes last, exactly once, and holds even where it differs from the pieces."""
+
+    answer: Answer
+
+
+Event = Understood | Passages | TextDelta | Withdrawn | Done
+
+
 # --- the author's style ---------------------------------------------------------------------------------------------
 
 
