@@ -397,39 +397,6 @@ class Done:
 Event = Understood | Passages | TextDelta | Withdrawn | Done
 
 
-@dataclass(frozen=True, slots=True)
-class Understood:
-    """First event of an answer: the question as it is searched, the filter, and in plain words what was read into it."""
-
-    question: str
-    where: Filter = Filter()
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Event: the passages the answer will rest on."""
-
-    passages: tuple[Passage, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TextDelta:
-    """Event: the next piece of the answer's text, as it is written."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """Last event: the whole answer, verified. Its text may differ from the deltas where claims were marked."""
-
-    answer: Answer
-
-
-Event = Understood | Found | TextDelta | Done
-
-
 # --- the author's style ---------------------------------------------------------------------------------------------
 
 

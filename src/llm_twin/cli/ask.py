@@ -1,0 +1,188 @@
+"""`twin search`, `twin ask`, `twin write`, `twin chat`: what the twin is for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llm_twin.cli.opening import filter_options, json_option, opened, print_json
+
+if TYPE_CHECKING:
+    from llm_twin.core.records import Answer, Event, Filter
+    from llm_twin.twin import Twin
+
+
+@click.command()
+@click.argument("query")
+@click.option("-k", "--k", type=click.IntRange(1, 1000), help="Hits returned (default: setting search.k).")
+@click.option(
+    "--method", type=click.Choice(["reranked", "hybrid", "dense", "bm25"]), default="reranked", show_default=True
+)
+@filter_options
+@json_option
+@click.pass_context
+def search(ctx: click.Context, /, query: str, k: int | None, method: str, as_json: bool, **filters: Any) -> None:
+    """Find the passages of the author that match QUERY best.
+
+    Example: twin search "vector clocks" --since 2021 --source github
+    """
+    twin = opened(ctx)
+    hits = twin.search(query, k=k, where=_where(twin, filters), method=method)
+    if as_json:
+        print_json(
+            [
+                {
+                    "document_id": hit.document.id,
+                    "title": hit.document.title,
+                    "url": hit.document.url,
+                    "published_at": hit.document.published_at,
+                    "text": hit.chunk.text,
+                    "start": hit.chunk.start,
+                    "end": hit.chunk.end,
+                    "score": hit.score,
+                    "found_by": hit.found_by,
+                }
+                for hit in hits
+            ]
+        )
+        return
+    for number, hit in enumerate(hits, start=1):
+        click.echo(f"{number}. {_place(hit.document)}  ({hit.score:.3f}, {' + '.join(hit.found_by)})")
+        click.echo("   " + " ".join(hit.chunk.text.split())[:EXCERPT])
+    if not hits:
+        click.echo("nothing found", err=True)
+
+
+@click.command()
+@click.argument("question")
+@filter_options
+@json_option
+@click.pass_context
+def ask(ctx: click.Context, /, question: str, as_json: bool, **filters: Any) -> None:
+    """Answer QUESTION from the author's writing, every claim cited.
+
+    Example: twin ask "What do I think of ORMs?"
+    """
+    twin = opened(ctx)
+    where = _where(twin, filters)
+    if as_json:
+        print_json(_answer_json(twin.ask(question, where=where)))
+        return
+    _print_events(twin.ask_events(question, where=where))
+
+
+@click.command()
+@click.argument("topic")
+@click.option("--kind", type=click.Choice(["post", "article", "thread"]), default="post", show_default=True)
+@click.option(
+    "--length", "words", type=click.IntRange(20, 20_000), default=400, show_default=True, help="Words wanted."
+)
+@json_option
+@click.pass_context
+def write(ctx: click.Context, topic: str, kind: str, words: int, as_json: bool) -> None:
+    """Draft a text on TOPIC in the author's voice, grounded in what they wrote, with its sources. Needs a model.
+
+    Example: twin write "Why we left Kubernetes" --kind post --length 300
+    """
+    twin = opened(ctx)
+    if as_json:
+        print_json(_answer_json(twin.write(topic, kind=kind, words=words)))
+        return
+    _print_events(twin.write_events(topic, kind=kind, words=words))
+
+
+@click.command()
+@filter_options
+@click.pass_context
+def chat(ctx: click.Context, /, **filters: Any) -> None:
+    """Talk with the twin; a follow-up question is understood from what was said. End with an empty line or Ctrl-D.
+
+    Example: twin chat --since 2020
+    """
+    twin = opened(ctx)
+    where = _where(twin, filters)
+    conversation = twin.chat()
+    while question := _read_question():
+        _print_events(conversation.ask(question, where=where))
+        click.echo()
+
+
+EXCERPT = 240
+"""Characters of a hit shown in the terminal."""
+
+
+def _where(twin: Twin, filters: dict[str, Any]) -> Filter:
+    return twin.filter(
+        authors=filters["author"],
+        sources=filters["source"],
+        kinds=filters["kind"],
+        languages=filters["language"],
+        since=filters["since"],
+        until=filters["until"],
+    )
+
+
+def _read_question() -> str:
+    if sys.stdin.isatty():
+        click.echo("you> ", nl=False, err=True)
+    return sys.stdin.readline().strip()
+
+
+def _print_events(events: Iterable[Event]) -> None:
+    """The text as it comes, then the sources. A text that was marked afterwards is printed again, whole."""
+    from llm_twin.core.records import Done, TextDelta, Understood, Withdrawn
+
+    streamed = ""
+    for event in events:
+        if isinstance(event, Understood):
+            for note in event.notes:
+                click.echo(f"({note})", err=True)
+        elif isinstance(event, TextDelta):
+            click.echo(event.text, nl=False)
+            sys.stdout.flush()
+            streamed += event.text
+        elif isinstance(event, Withdrawn):
+            click.echo(f"\n\n({event.reason})\n", err=True)
+            streamed = ""
+        elif isinstance(event, Done):
+            if streamed.strip() != event.answer.text.strip():
+                click.echo(
+                    ("\n\n— checked against the sources —\n\n" if streamed else "") + event.answer.text, nl=False
+                )
+            _print_sources(event.answer)
+
+
+def _print_sources(answer: Answer) -> None:
+    click.echo()
+    if answer.citations:
+        click.echo("\nSources")
+        seen = set()
+        for citation in answer.citations:
+            if citation.number not in seen:
+                seen.add(citation.number)
+                click.echo(f"[{citation.number}] {_place(citation)}")
+    elif answer.mode == "abstained" and answer.passages:
+        click.echo("\nNearest passages")
+        for passage in answer.passages:
+            click.echo(f"- {_place(passage.document)}: {' '.join(passage.text.split())[:EXCERPT]}")
+    for sentence in answer.unsupported:
+        click.echo(f"not supported by the sources: {sentence}", err=True)
+    for note in answer.notes:
+        click.echo(f"({note})", err=True)
+
+
+def _place(found: Any) -> str:
+    """Title, date and address of a document or a citation."""
+    date = f" · {found.published_at:%Y-%m-%d}" if found.published_at else ""
+    return f"{found.title}{date}" + (f" · {found.url}" if found.url else "")
+
+
+def _answer_json(answer: Answer) -> dict[str, Any]:
+    """The documented shape of `twin ask --json`."""
+    from llm_twin.core.records import to_json
+
+    plain: dict[str, Any] = to_json(answer)
+    return plain

@@ -1,0 +1,49 @@
+"""Opening the twin a command works on, and what several commands share about input and output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from llm_twin.twin import Twin
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def opened(ctx: click.Context, **arguments: Any) -> Twin:
+    """The twin of this invocation; closed when the command ends. `arguments` override settings, by dotted key."""
+    from llm_twin.twin import Twin
+
+    twin = Twin.open(ctx.obj["workspace"], arguments=arguments)
+    ctx.call_on_close(twin.close)
+    return twin
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    from llm_twin.core.records import to_json
+
+    click.echo(json.dumps(to_json(value), ensure_ascii=False, indent=2))
+
+
+def json_option(command: Command) -> Command:
+    """`--json` for machines."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")(command)
+
+
+def filter_options(command: Command) -> Command:
+    """The options that restrict which documents may be found."""
+    for option in (
+        click.option("--until", metavar="DATE", help="Published before this date (YYYY, YYYY-MM or YYYY-MM-DD)."),
+        click.option("--since", metavar="DATE", help="Published on or after this date (YYYY, YYYY-MM or YYYY-MM-DD)."),
+        click.option("--language", multiple=True, help="Language as a two-letter code; repeatable."),
+        click.option("--kind", multiple=True, help="article, post, repository or note; repeatable."),
+        click.option("--source", multiple=True, help="Platform, such as files or github; repeatable."),
+        click.option("--author", multiple=True, help="Author's name; repeatable."),
+    ):
+        command = option(command)
+    return command

@@ -1,0 +1,104 @@
+"""`twin init`, `twin status`, `twin doctor`, `twin config`: the workspace itself."""
+
+from __future__ import annotations
+
+import click
+
+from llm_twin.cli.opening import json_option, opened, print_json
+
+
+@click.command()
+@click.argument("sources", nargs=-1)
+@click.option("--author", default="", help="Whose twin this is.")
+@click.pass_context
+def init(ctx: click.Context, sources: tuple[str, ...], author: str) -> None:
+    """Make a workspace: write a commented twin.toml with the SOURCES given.
+
+    Example: twin init --author "Your Name" ./posts ./notes/*.md
+    """
+    from llm_twin.twin import Twin
+
+    twin = Twin.init(ctx.obj["workspace"] or ".", author=author, addresses=sources)
+    click.echo(f"wrote {twin.workspace.settings_file}")
+    click.echo("next: twin sync" if sources else "next: name your sources in it, then run: twin sync", err=True)
+
+
+@click.command()
+@click.option("--items", is_flag=True, help="List every item that is skipped, failed or left out of the index.")
+@json_option
+@click.pass_context
+def status(ctx: click.Context, items: bool, as_json: bool) -> None:
+    """Show what is collected and indexed, and how every source ended.
+
+    Example: twin status --items
+    """
+    from llm_twin.core.records import to_json
+
+    now = opened(ctx).status()
+    if as_json:
+        print_json({**to_json(now), "coverage": now.coverage()})
+        return
+    click.echo(f"{now.author} · {now.workspace}")
+    if now.last_sync is None:
+        click.echo("never synced; run: twin sync")
+    else:
+        click.echo(f"last sync {now.last_sync.started_at:%Y-%m-%d %H:%M} UTC, {now.last_sync.status}")
+    chunks = f"{now.index.count:,} chunks, generation {now.index.generation}" if now.index else "no index yet"
+    click.echo(f"{now.documents:,} documents, {len(now.left_out):,} left out of the index, {chunks}")
+    for source, counts in now.coverage().items():
+        click.echo(f"  {source}: " + ", ".join(f"{count:,} {outcome}" for outcome, count in counts.items()))
+    if items:
+        for item in now.items:
+            if item.outcome in ("skipped", "failed"):
+                click.echo(f"  {item.outcome}: {item.key}: {item.reason}")
+        for drop in now.left_out:
+            click.echo(f"  left out: {drop.item}: {drop.reason}")
+
+
+@click.command()
+@json_option
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
+    """Check what the twin depends on; each line that is not ok ends in the command that mends it.
+
+    Example: twin doctor
+    """
+    checks = []
+    for check in opened(ctx).doctor():
+        checks.append(check)
+        if not as_json:
+            click.echo(f"{'ok     ' if check.ok else 'missing'} {check.name}: {check.detail}")
+            if check.remedy:
+                click.echo(f"        → {check.remedy}")
+    if as_json:
+        print_json(checks)
+    ctx.exit(0 if all(check.ok for check in checks) else 1)
+
+
+@click.group()
+def config() -> None:
+    """Look at the settings."""
+
+
+@config.command("show")
+@json_option
+@click.pass_context
+def show(ctx: click.Context, as_json: bool) -> None:
+    """Print every setting: its value, where it came from, what it means.
+
+    Example: twin config show
+    """
+    settings = list(opened(ctx).loaded.explain())
+    if as_json:
+        print_json(settings)
+        return
+    for setting in settings:
+        value = (
+            setting.value
+            if isinstance(setting.value, str)
+            else list(setting.value)
+            if isinstance(setting.value, tuple)
+            else setting.value
+        )
+        click.echo(f"{setting.key} = {value!r}  ({setting.origin})")
+        click.echo(f"    {setting.meaning}")

@@ -1,0 +1,428 @@
+"""START HERE. `Twin` turns settings into parts and calls the pipelines; command line, servers and programs call it.
+
+Parts are named in the settings, found in `catalog.py`, built when first needed, and handed to the stages as arguments.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from llm_twin import catalog, settings
+from llm_twin.core.errors import ModelMissing, NotFound, TwinError
+from llm_twin.core.pipeline import Dropped, LocalRunner
+from llm_twin.core.records import (
+    Answer,
+    Author,
+    Document,
+    Filter,
+    Hit,
+    IndexInfo,
+    ItemState,
+    Message,
+    Run,
+    Span,
+    VoiceProfile,
+    to_json,
+)
+from llm_twin.workspace import Workspace
+
+if TYPE_CHECKING:
+    from llm_twin.core import ports
+    from llm_twin.core.records import Event
+
+OUTCOMES = ("added", "updated", "unchanged", "removed", "skipped", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """The account of a sync: how every item ended, and what the index holds now.
+
+    `problems` are sources that could not be listed completely (nothing of theirs was removed); `left_out` are documents
+    that are in the warehouse and not in the index, with the reason.
+    """
+
+    items: tuple[ItemState, ...]
+    problems: tuple[str, ...]
+    left_out: tuple[Dropped, ...]
+    chunks: int
+    embedded: int
+    seconds: float
+    generation: str
+    run_id: str
+    trace_id: str
+
+    @property
+    def documents(self) -> dict[str, int]:
+        """Items by outcome, every outcome named."""
+        counts = Counter(item.outcome for item in self.items)
+        return {outcome: counts[outcome] for outcome in OUTCOMES}
+
+    def as_json(self) -> dict[str, Any]:
+        """The documented shape of `twin sync --json`."""
+        return {
+            "documents": self.documents,
+            "items": [{"item": item.key, "outcome": item.outcome, "reason": item.reason} for item in self.items],
+            "left_out": [{"document_id": drop.item, "reason": drop.reason} for drop in self.left_out],
+            "problems": list(self.problems),
+            "chunks": self.chunks,
+            "embedded": self.embedded,
+            "seconds": round(self.seconds, 3),
+            "generation": self.generation,
+            "run_id": self.run_id,
+            "trace_id": self.trace_id,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the workspace holds. `items` are the latest states of every item of every source."""
+
+    workspace: str
+    author: str
+    documents: int
+    index: IndexInfo | None
+    items: tuple[ItemState, ...]
+    left_out: tuple[Dropped, ...]
+    profiles: Mapping[str, VoiceProfile]
+    last_sync: Run | None
+
+    def coverage(self) -> dict[str, dict[str, int]]:
+        """Items by source and outcome."""
+        table: dict[str, Counter[str]] = {}
+        for item in self.items:
+            table.setdefault(item.source, Counter())[item.outcome] += 1
+        return {source: dict(counts) for source, counts in table.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of `twin doctor`; `remedy` is the exact line that mends it."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+@dataclass(slots=True)
+class Chat:
+    """A conversation: remembers what was said, so that a follow-up question can be understood."""
+
+    twin: Twin
+    history: list[Message] = field(default_factory=list)
+
+    def ask(self, question: str, *, where: Filter = Filter()) -> Iterator[Event]:  # noqa: B008
+        """Answer a question in the light of what was said before; the exchange is remembered when it is complete."""
+        from llm_twin.core.records import Done
+
+        for event in self.twin.ask_events(question, where=where, history=tuple(self.history)):
+            yield event
+            if isinstance(event, Done):
+                self.history += [Message("user", question), Message("assistant", event.answer.text)]
+
+
+class Twin:
+    """A workspace at work. Cheap to make: every part is built when it is first needed. Close it, or use `with`."""
+
+    def __init__(self, workspace: Workspace, loaded: settings.LoadedSettings) -> None:
+        self.workspace = workspace
+        self.loaded = loaded
+        self.settings = loaded.values
+
+    @classmethod
+    def init(cls, folder: str | Path = ".", *, author: str = "", addresses: Sequence[str] = ()) -> Twin:
+        """Make a new workspace in `folder`. Raises `WorkspaceError` when there is one already."""
+        return cls.open(Workspace.create(Path(folder), author=author, addresses=addresses).root)
+
+    @classmethod
+    def open(cls, workspace: str | Path | None = None, *, arguments: Mapping[str, Any] | None = None) -> Twin:
+        """Open a workspace: the folder given, or the nearest at or above the current one.
+
+        `arguments` override settings by dotted key, as in `{"search.k": 5}`. Raises `WorkspaceError`, `ConfigError`.
+        """
+        found = Workspace.find(Path(workspace) if workspace is not None else None)
+        return cls(found, settings.load(found.settings_file, arguments=arguments))
+
+    def close(self) -> None:
+        """Release what was opened."""
+        if "warehouse" in self.__dict__:
+            self.warehouse.close()
+
+    def __enter__(self) -> Twin:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- collect and features ---------------------------------------------------------------------------------------
+
+    def sync(
+        self,
+        addresses: Sequence[str] = (),
+        *,
+        rebuild: bool = False,
+        wait_s: float = 0.0,
+        progress: ports.Progress | None = None,
+    ) -> SyncReport:
+        """Collect what changed in every source (or only in `addresses`) and bring the index up to it.
+
+        Readers keep answering from the old index until the new one is whole. `rebuild` makes the index anew from what
+        is stored. Raises `WorkspaceBusy` when another process writes for longer than `wait_s` seconds.
+        """
+        from llm_twin.collect import pipeline as collect
+        from llm_twin.features import pipeline as features
+
+        progress = progress or _Quiet()
+        started = datetime.now(UTC)
+        with self.workspace.writing(wait_s=wait_s), self.tracer.span("sync") as span, self._run("sync") as run:
+            states: list[ItemState] = []
+            problems: list[str] = []
+            for source in self._sources(addresses):
+                with self.tracer.span("collect", source=source.name) as collecting:
+                    report = collect.collect(
+                        source,
+                        store=self.warehouse,
+                        redactor=self.redactor,
+                        now=lambda: datetime.now(UTC),
+                        progress=progress,
+                    )
+                    collecting.set(items=len(report.states))
+                states += report.states
+                problems += [report.problem] if report.problem else []
+            built = features.build(self._features(progress), rebuild=rebuild)
+            left_out = self._left_out() if built.left_out is None else tuple(built.left_out)
+            report = SyncReport(
+                items=tuple(states),
+                problems=tuple(problems),
+                left_out=left_out,
+                chunks=built.index.count,
+                embedded=built.embedded,
+                seconds=(datetime.now(UTC) - started).total_seconds(),
+                generation=built.index.generation,
+                run_id=run["id"],
+                trace_id=span.trace_id,
+            )
+            span.set(chunks=report.chunks, embedded=report.embedded)
+            run["inputs"] = {"sources": [source.name for source in self._sources(addresses)]}
+            run["outputs"] = {"index": to_json(built.index), "left_out": to_json(left_out)}
+            run["report"] = {"documents": report.documents, "problems": problems, **built.account.as_dict()}
+        return report
+
+    def status(self) -> Status:
+        """What is here: items of every source with how they ended, and the live index."""
+        runs = [run for run in self.warehouse.runs(limit=50) if run.pipeline == "sync"]
+        return Status(
+            workspace=str(self.workspace.root),
+            author=self.settings.author.name,
+            documents=len(self.warehouse.document_hashes()),
+            index=self.index.info(),
+            items=tuple(self.warehouse.items()),
+            left_out=self._left_out(),
+            profiles=self.warehouse.profiles(),
+            last_sync=runs[0] if runs else None,
+        )
+
+    def document(self, document_id: str) -> Document:
+        """A document as cleaned, in which all offsets stand. Raises `NotFound`."""
+        for features in self.warehouse.features([document_id]):
+            return features.document
+        raise NotFound(f"there is no document {document_id!r}; `twin search --json` shows the ids of documents")
+
+    # --- inference --------------------------------------------------------------------------------------------------
+
+    def search(
+        self, query: str, *, k: int | None = None, where: Filter = Filter(), method: str = "reranked"  # noqa: B008
+    ) -> list[Hit]:
+        """The chunks that match best, best first. `method` is `bm25`, `dense`, `hybrid` or `reranked`."""
+        from llm_twin.inference import pipeline as inference
+
+        return inference.search(query, parts=self._inference(), k=k or self.settings.search.k, where=where, method=method)
+
+    def ask(self, question: str, *, where: Filter = Filter(), history: Sequence[Message] = ()) -> Answer:  # noqa: B008
+        """Answer from the author's writing, with citations; abstain where the writing does not cover the question."""
+        return _answer(self.ask_events(question, where=where, history=history))
+
+    def ask_events(
+        self, question: str, *, where: Filter = Filter(), history: Sequence[Message] = ()  # noqa: B008
+    ) -> Iterator[Event]:
+        """The same as it happens: what was understood, the passages, the text piece by piece, the whole answer."""
+        from llm_twin.inference import pipeline as inference
+
+        return inference.answer(question, parts=self._inference(), where=where, history=history)
+
+    def write(self, topic: str, *, kind: str = "post", words: int = 400) -> Answer:
+        """A draft in the author's voice, grounded in what they wrote. Raises `ModelMissing` without a model."""
+        return _answer(self.write_events(topic, kind=kind, words=words))
+
+    def write_events(self, topic: str, *, kind: str = "post", words: int = 400) -> Iterator[Event]:
+        """The same as it happens."""
+        from llm_twin.inference import pipeline as inference
+
+        return inference.write(topic, kind=kind, words=words, parts=self._inference())
+
+    def chat(self) -> Chat:
+        """A conversation in which follow-up questions are understood."""
+        return Chat(self)
+
+    def filter(
+        self,
+        *,
+        authors: Sequence[str] = (),
+        sources: Sequence[str] = (),
+        kinds: Sequence[str] = (),
+        languages: Sequence[str] = (),
+        since: str | None = None,
+        until: str | None = None,
+    ) -> Filter:
+        """A filter from what a person types: names in any case or by alias, dates as YYYY, YYYY-MM or YYYY-MM-DD.
+
+        Raises `NotFound` for an author nobody collected, `ConfigError` for a date that is none.
+        """
+        from llm_twin.inference import pipeline as inference
+
+        return inference.typed_filter(
+            authors=authors,
+            sources=sources,
+            kinds=kinds,
+            languages=languages,
+            since=since,
+            until=until,
+            known=self._authors(),
+        )
+
+    # --- looking back -----------------------------------------------------------------------------------------------
+
+    def traces(self, *, limit: int = 20) -> list[Span]:
+        """Root spans of the latest traces, newest first."""
+        return self.trace_store.traces(limit=limit)
+
+    def trace(self, trace_id: str) -> list[Span]:
+        """All spans of a trace by its id or the beginning of it. Raises `NotFound`."""
+        spans = self.trace_store.trace(trace_id)
+        if not spans:
+            raise NotFound(f"there is no trace {trace_id!r}; `twin traces` lists the latest")
+        return spans
+
+    def runs(self, *, limit: int = 20) -> list[Run]:
+        """The latest runs with their reports and lineage, newest first."""
+        return self.warehouse.runs(limit=limit)
+
+    def doctor(self) -> Iterator[Check]:
+        """Look at everything the twin depends on, one check at a time; a broken part never hides the next."""
+        for name, check in (
+            ("python", self._check_python),
+            ("workspace", self._check_workspace),
+            ("disk", self._check_disk),
+            ("warehouse", self._check_warehouse),
+            ("embedder", self._check_embedder),
+            ("index", self._check_index),
+            ("language model", self._check_model),
+        ):
+            try:
+                yield check(name)
+            except TwinError as error:
+                message, _, remedy = str(error).rpartition("; ")
+                yield Check(name, False, message or str(error), remedy if message else "")
+
+    # --- the parts --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def warehouse(self) -> ports.Warehouse:
+        """Documents, features, embeddings, runs."""
+        url = self.settings.warehouse.url or f"sqlite:///{self.workspace.state / 'warehouse.db'}"
+        return cast("ports.Warehouse", catalog.part("warehouse", "sql")(url))
+
+    @cached_property
+    def trace_store(self) -> ports.TraceStore:
+        """Spans of this workspace; always beside it, whatever the warehouse is."""
+        return cast("ports.TraceStore", catalog.part("trace_store", "sql")(f"sqlite:///{self.workspace.state / 'traces.db'}"))
+
+    @cached_property
+    def tracer(self) -> ports.Tracer:
+        """Times every step into the trace store."""
+        if not self.settings.traces.enabled:
+            return cast("ports.Tracer", catalog.part("tracer", "silent")())
+        return cast("ports.Tracer", catalog.part("tracer", "otel")(self.trace_store))
+
+    @cached_property
+    def embedder(self) -> ports.Embedder:
+        """Text to vectors."""
+        chosen = self.settings.embedder
+        return cast(
+            "ports.Embedder",
+            catalog.part("embedder", chosen.name)(
+                weights=chosen.weights or None,
+                precision=chosen.precision,
+                threads=chosen.threads or None,
+                cache_dir=_cache_dir(),
+            ),
+        )
+
+    @cached_property
+    def sparse(self) -> ports.SparseEncoder:
+        """Text to weighted terms."""
+        return cast("ports.SparseEncoder", catalog.part("sparse_encoder", "bm25")())
+
+    @cached_property
+    def index(self) -> ports.VectorIndex:
+        """The published index."""
+        chosen = self.settings.index
+        build = catalog.part("vector_index", chosen.store)
+        if chosen.store == "qdrant_edge":
+            return cast("ports.VectorIndex", build(self.workspace.state / "index"))
+        key = os.environ.get(chosen.api_key_env)
+        return cast("ports.VectorIndex", build(chosen.url, api_key=key, collection=chosen.collection))
+
+    @cached_property
+    def chunker(self) -> ports.Chunker:
+        """Documents to chunks."""
+        name = self.settings.features.chunker
+        build = catalog.part("chunker", name)
+        if name == "semantic":
+            return cast("ports.Chunker", build(self.embedder.tokenizer, self.embedder))
+        return cast("ports.Chunker", build(self.embedder.tokenizer))
+
+    @cached_property
+    def redactor(self) -> ports.Redactor:
+        """Takes secrets out before anything is stored."""
+        return cast("ports.Redactor", catalog.part("redactor", "secrets")())
+
+    @cached_property
+    def reranker(self) -> ports.Reranker | None:
+        """The closer look at candidates."""
+        chosen = self.settings.search
+        if chosen.reranker == "none":
+            return None
+        build = catalog.part("reranker", chosen.reranker)
+        if chosen.reranker == "maxsim":
+            return cast("ports.Reranker", build(self.embedder, self.warehouse))
+        return cast("ports.Reranker", build(weights=chosen.reranker_weights, cache_dir=_cache_dir()))
+
+    @cached_property
+    def model(self) -> ports.LanguageModel | None:
+        """The language model, or None: then answers are extractive and nothing leaves this machine."""
+        chosen = self.settings.llm
+        if not chosen.model:
+            return None
+        return cast(
+            "ports.LanguageModel",
+            catalog.part("language_model", "openai")(
+                base_url=chosen.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1",
+                model=chosen.model,
+                api_key=os.environ.get(chosen.api_key_env),
+                timeout_s=chosen.timeout_s,
+                first_token_timeout_s=chosen.first_token_timeout_s,
+                retries=chosen.retries,
+            ),
+        )
