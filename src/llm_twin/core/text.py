@@ -35,7 +35,9 @@ _KINDS: dict[str, BlockKind] = {
 }
 
 # YAML front matter must begin with a key, or a text that opens with a horizontal rule would lose its first section.
-_FRONT_MATTER = re.compile(r"\A(?:---[ \t]*\n(?=[\w-]+[ \t]*:)(?:.*\n)*?(?:---|\.\.\.)|\+\+\+[ \t]*\n(?:.*\n)*?\+\+\+)[ \t]*(?:\n|\Z)")
+_FRONT_MATTER = re.compile(
+    r"\A(?:---[ \t]*\n(?=[\w-]+[ \t]*:)(?:.*\n)*?(?:---|\.\.\.)|\+\+\+[ \t]*\n(?:.*\n)*?\+\+\+)[ \t]*(?:\n|\Z)"
+)
 _QUOTE_MARKS = re.compile(r"(?<=\n)[ \t]*(?:>[ \t]*)+")
 _IMAGE = re.compile(r"!\[[^\[\]]*\](?:\([^()\n]*\)|\[[^\[\]\n]*\])")
 _TAG = re.compile(r"<(?:/?[A-Za-z][^<>]*|!--.*?--)>", re.DOTALL)
@@ -43,7 +45,7 @@ _AUTOLINK = re.compile(r"<[A-Za-z][\w+.-]*:[^<>\s]*>")
 _TARGET = re.compile(r"(?<=\]\()[^()\n]*(?=\))")
 _INLINE_CODE = re.compile(r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL)
 _URL = re.compile(r"\b(?:https?://|www\.)[^\s<>\[\]()]*[^\s<>\[\]().,;:!?'\"]")
-_TASK = re.compile(r"\[[ xX]\][ \t]+")
+_TASK = re.compile(r"\A\[[ xX]\][ \t]+")
 _CLOSERS = re.compile(r"[*_~\"'”’»)\]]+(?=\s|\Z)")
 _REFERENCE_LINK = re.compile(r"(?<!!)\[((?!\d+\])[^\[\]]+)\]\[[^\[\]\n]*\]")
 
@@ -134,10 +136,10 @@ def sentences_within(text: str, start: int, end: int, language: str | None = Non
     Dots inside inline code, links and addresses end no sentence; closing emphasis, quotes and citation marks such as
     [1] stay with the sentence before them.
     """
-    import sentencex
+    import sentencex  # type: ignore[import-untyped]
 
-    task = _TASK.match(text, start, end)
-    start = task.end() if task else start
+    task = _TASK.match(text[start:end])
+    start += task.end() if task else 0
     shown = _shown(text[start:end])
     spans = []
     begin = 0
@@ -157,12 +159,15 @@ def sentences_within(text: str, start: int, end: int, language: str | None = Non
 
 
 def plain(text: str) -> str:
-    """What a reader sees of Markdown, as plain text: one blank line between blocks, code kept, images and tags dropped."""
+    """What a reader sees of Markdown, as plain text with a blank line between blocks.
+
+    Code is kept, front matter, images and tags are dropped.
+    """
     pieces = []
     # A reference link of a fragment is resolved by a definition that may stand outside it.
-    for token in _markdown().parse(_REFERENCE_LINK.sub(r"\1", text)):
+    for token in _markdown().parse(_REFERENCE_LINK.sub(r"\1", _FRONT_MATTER.sub("", text))):
         if token.type == "inline":
-            pieces.append(_inline(token))
+            pieces.append(_TASK.sub("", _inline(token)))
         elif token.type in ("fence", "code_block"):
             pieces.append(token.content)
         elif token.type == "html_block":
@@ -176,16 +181,15 @@ def prose(text: str) -> list[str]:
     Left out is what is not the author's running text: code (also inline), quotes, tables, headings, front matter,
     images, tags and addresses.
     """
-    front_matter = _FRONT_MATTER.match(text)
     pieces = []
     quotes = 0
     container = ""
-    for token in _markdown().parse(text[front_matter.end() :] if front_matter else text):
+    for token in _markdown().parse(_FRONT_MATTER.sub("", text)):
         if token.type in ("blockquote_open", "blockquote_close"):
             quotes += token.nesting
         elif token.type == "inline":
             if container == "paragraph_open" and not quotes:
-                pieces.append(_URL.sub("", _inline(token, code=False)))
+                pieces.append(_TASK.sub("", _URL.sub("", _inline(token, code=False))))
         elif token.nesting == 1:
             container = token.type
     return [piece.strip() for piece in pieces if _has_words(piece)]
