@@ -1,0 +1,501 @@
+"""The embedded vector index: Qdrant's engine in this process, in generations that readers never see half-written.
+
+A generation is a folder with a shard, its manifest and the digests of its entries. It is built (or copied and edited)
+under a private name, flushed, closed and renamed; then the file `current` is replaced by one that names it. A published
+generation is never edited, so any number of processes may read while one writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import threading
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import qdrant_edge as qe
+
+from llm_twin.core.errors import IndexMismatch, StoreError
+from llm_twin.core.records import (
+    Filter,
+    Hit,
+    IndexEntry,
+    IndexInfo,
+    Query,
+    SparseVector,
+    chunk_from_json,
+    header_from_json,
+    to_json,
+)
+
+REBUILD = "run: twin sync --rebuild"
+
+_LAYOUT = 1  # raised when a generation of an older version cannot be read any more
+_GENERATION = re.compile(r"\d{8}T\d{6}\.\d{6}")
+_DRAFT = re.compile(r"draft-(\d+)-")
+_BATCH = 1000
+
+_FILTERED = {
+    "document.author": qe.PayloadSchemaType.Keyword,
+    "document.source": qe.PayloadSchemaType.Keyword,
+    "document.kind": qe.PayloadSchemaType.Keyword,
+    "document.language": qe.PayloadSchemaType.Keyword,
+    "document.id": qe.PayloadSchemaType.Keyword,
+    "document.published_at": qe.PayloadSchemaType.Datetime,
+}
+
+_T = TypeVar("_T")
+
+
+class QdrantEdgeIndex:
+    """`VectorIndex` in the folder `path`, which need not exist yet. Safe for threads; many readers, one writer.
+
+    Nearest neighbours are searched exactly up to `hnsw_above` chunks and through an HNSW graph (Malkov & Yashunin 2018)
+    above, unless the graph's recall, measured right after it is built, is too low: `info().search` says which it is.
+    """
+
+    def __init__(self, path: Path, *, hnsw_above: int = 200_000) -> None:
+        self._path = path
+        self._hnsw_above = hnsw_above
+        self._lock = threading.Lock()
+        self._opened: _Generation | None = None
+
+    def info(self) -> IndexInfo | None:
+        """The live generation, or None when nothing was ever published."""
+        return self._read(lambda generation: generation.manifest.info, None)
+
+    def search(self, query: Query, *, k: int) -> dict[str, list[Hit]]:
+        """The best `k` chunks per method, best first; equal scores in the order of chunk ids.
+
+        Raises `IndexMismatch` when the query's vector has another dimension than the index.
+        """
+        asked = {"dense": query.vector is not None, "bm25": query.sparse is not None}
+        nothing: dict[str, list[Hit]] = {method: [] for method, wanted in asked.items() if wanted}
+        return self._read(lambda generation: nothing | generation.search(query, k), nothing)
+
+    def digests(self) -> dict[str, str]:
+        """Digest of every entry of the live generation, by chunk id."""
+        return self._read(lambda generation: _read_digests(generation.folder), {})
+
+    def count(self, where: Filter | None = None) -> int:
+        """How many chunks of the live generation pass the filter."""
+        return self._read(lambda generation: generation.count(where), 0)
+
+    @contextmanager
+    def draft(self, *, embedder: str, sparse: str, dim: int, copy: bool) -> Iterator[_Draft]:
+        """Begin a generation, as a copy of the live one or empty. Leaving the context unpublished discards it.
+
+        Raises `IndexMismatch` when a copy is asked for and the live generation has other encoders or dimensions.
+        """
+        self._path.mkdir(parents=True, exist_ok=True)
+        _clear_drafts_of_dead_processes(self._path)
+        base = self._pointer()
+        folder = self._path / f"draft-{os.getpid()}-{secrets.token_hex(4)}"
+        about = IndexInfo("", embedder, sparse, dim, 0, "", datetime.min.replace(tzinfo=UTC))
+        try:
+            if copy and base is not None:
+                live = self._load(base)
+                _check_same_encoders(live.manifest.info, about)
+                # A reader that opens the generation rewrites two small files through such temporary folders.
+                shutil.copytree(live.folder, folder, ignore=shutil.ignore_patterns(".atomicwrite*"))
+                shard, digests = qe.EdgeShard.load(str(folder / "shard")), _read_digests(folder)
+            else:
+                shard, digests = _create_shard(folder / "shard", dim), {}
+            draft = _Draft(self._path, folder, shard, digests, about, base, self._hnsw_above)
+            try:
+                yield draft
+            finally:
+                draft.close()
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _read(self, use: Callable[[_Generation], _T], nothing: _T) -> _T:
+        """Use the live generation; once more if it was cleared in the meantime, as two publications can do."""
+        while True:
+            name = self._pointer()
+            if name is None:
+                return nothing
+            try:
+                return use(self._live(name))
+            except StoreError as error:
+                if isinstance(error, IndexMismatch) or self._pointer() == name:
+                    raise
+
+    def _live(self, name: str) -> _Generation:
+        with self._lock:
+            if self._opened is None or self._opened.manifest.info.generation != name:
+                self._opened = self._load(name)
+            return self._opened
+
+    def _load(self, name: str) -> _Generation:
+        folder = self._path / name
+        manifest = _Manifest.read(folder)
+        with _engine():
+            return _Generation(folder, manifest, qe.EdgeShard.load(str(folder / "shard")))
+
+    def _pointer(self) -> str | None:
+        try:
+            name = (self._path / "current").read_text("ascii").strip()
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise _broken(self._path, f"its file 'current': {error}") from error
+        if not _GENERATION.fullmatch(name):
+            raise _broken(self._path, f"its file 'current' names {name[:80]!r}, which is no generation")
+        return name
+
+
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    """What a generation says about itself; `hnsw_ef` is the beam width its graph was verified with."""
+
+    info: IndexInfo
+    hnsw_ef: int | None = None
+
+    def write(self, folder: Path) -> None:
+        data = {"layout": _LAYOUT, "hnsw_ef": self.hnsw_ef, **to_json(self.info)}
+        (folder / "manifest.json").write_text(json.dumps(data, indent=2), "utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> _Manifest:
+        try:
+            data = json.loads((folder / "manifest.json").read_text("utf-8"))
+            layout, hnsw_ef = data.pop("layout"), data.pop("hnsw_ef")
+            if layout != _LAYOUT:
+                raise ValueError(f"layout {layout}, where this version reads {_LAYOUT}")
+            built_at, languages = datetime.fromisoformat(data.pop("built_at")), tuple(data.pop("languages"))
+            return cls(IndexInfo(**data, built_at=built_at, languages=languages), hnsw_ef)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _broken(folder, f"its manifest: {error}") from error
+
+
+class _Generation:
+    """A published generation opened for reading.
+
+    The shard is never closed by hand: a search of another thread may still run on it, and the last reference frees it.
+    """
+
+    def __init__(self, folder: Path, manifest: _Manifest, shard: qe.EdgeShard) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self._shard = shard
+
+    def count(self, where: Filter | None) -> int:
+        if not where:
+            return self.manifest.info.count
+        with _engine():
+            return self._shard.count(qe.CountRequest(filter=_engine_filter(where), exact=True))
+
+    def search(self, query: Query, k: int) -> dict[str, list[Hit]]:
+        info = self.manifest.info
+        searches: dict[str, qe.Query] = {}
+        if query.vector is not None:
+            _check_dim(len(query.vector), info, "the question's vector")
+            searches["dense"] = qe.Query.Nearest(query.vector.tolist(), using="dense")
+        if query.sparse is not None and query.sparse.indices:
+            searches["bm25"] = qe.Query.Nearest(_engine_sparse(query.sparse), using="bm25")
+        if not searches or not info.count or k < 1:
+            return {}
+        where = _engine_filter(query.where)
+        with _engine():
+            found = self._shard.query_batch(
+                qe.QueryBatchRequest([self._request(search, where, k + 1) for search in searches.values()])
+            )
+            return {
+                method: [_hit(point, method) for point in self._best(points, search, where, k)]
+                for (method, search), points in zip(searches.items(), found, strict=True)
+            }
+
+    def _request(
+        self, search: qe.Query, where: qe.Filter | None, limit: int, *, payload: bool = True
+    ) -> qe.QueryRequest:
+        params = qe.SearchParams(hnsw_ef=self.manifest.hnsw_ef, exact=self.manifest.hnsw_ef is None)
+        return qe.QueryRequest(limit=limit, query=search, filter=where, params=params, with_payload=payload)
+
+    def _best(self, points: list[qe.ScoredPoint], search: qe.Query, where: qe.Filter | None, k: int) -> list[_Scored]:
+        """The best `k`, equal scores by id. The engine cuts between equal scores anywhere, so look past such a cut."""
+        limit, complete = k + 1, points
+        while len(points) == limit and points[k - 1].score == points[-1].score:
+            limit *= 4
+            points = self._shard.query(self._request(search, where, limit, payload=False))
+        best = sorted(points, key=lambda point: (-point.score, str(point.id)))[:k]
+        if points is complete:
+            return [_Scored(point.score, point.payload or {}) for point in best]
+        records = self._shard.retrieve([point.id for point in best], with_payload=True, with_vector=False)
+        payloads = {record.id: record.payload or {} for record in records}
+        return [_Scored(point.score, payloads[point.id]) for point in best]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    score: float
+    payload: Mapping[str, Any]
+
+
+class _Draft:
+    """A generation being written in a private folder."""
+
+    def __init__(
+        self,
+        root: Path,
+        folder: Path,
+        shard: qe.EdgeShard,
+        digests: dict[str, str],
+        about: IndexInfo,
+        base: str | None,
+        hnsw_above: int,
+    ) -> None:
+        self._root = root
+        self._folder = folder
+        self._shard: qe.EdgeShard | None = shard
+        self._digests = digests
+        self._about = about
+        self._base = base
+        self._hnsw_above = hnsw_above
+
+    def upsert(self, entries: Sequence[IndexEntry]) -> None:
+        """Insert or replace entries by chunk id. Raises `IndexMismatch` for a vector of another dimension."""
+        for entry in entries:
+            _check_dim(len(entry.vector), self._about, f"the vector of chunk {entry.chunk.id}")
+        for start in range(0, len(entries), _BATCH):
+            batch = entries[start : start + _BATCH]
+            with _engine():
+                self._writable.update(qe.UpdateOperation.upsert_points([_point(entry) for entry in batch]))
+            self._digests.update((entry.chunk.id, entry.digest) for entry in batch)
+
+    def delete(self, chunk_ids: Collection[str]) -> None:
+        """Remove entries; ids that are not there do not matter."""
+        there = [chunk_id for chunk_id in chunk_ids if chunk_id in self._digests]
+        with _engine():
+            self._writable.update(qe.UpdateOperation.delete_points([_point_id(chunk_id) for chunk_id in there]))
+        for chunk_id in there:
+            del self._digests[chunk_id]
+
+    def publish(self, *, digest: str) -> IndexInfo:
+        """Make this generation the live one, atomically; all but it and the one before are cleared.
+
+        Raises `StoreError` when another writer published since this draft began: its work would be lost.
+        """
+        shard = self._writable
+        built_at = datetime.now(UTC)
+        info = replace(
+            self._about,
+            generation=f"{built_at:%Y%m%dT%H%M%S.%f}",
+            count=len(self._digests),
+            digest=digest,
+            built_at=built_at,
+            languages=_languages(shard),
+        )
+        with _engine():
+            shard.flush()
+        self.close()
+        hnsw_ef = None
+        _Manifest(replace(info, search="hnsw" if hnsw_ef else "exact"), hnsw_ef).write(self._folder)
+        (self._folder / "digests.json").write_text(json.dumps(self._digests), "utf-8")
+        _sync_tree(self._folder)
+        self._flip(info.generation)
+        return _Manifest.read(self._root / info.generation).info
+
+    def close(self) -> None:
+        """Let go of the shard; the draft cannot be used afterwards."""
+        if self._shard is not None:
+            shard, self._shard = self._shard, None
+            with _engine():
+                shard.close()
+
+    @property
+    def _writable(self) -> qe.EdgeShard:
+        assert self._shard is not None, "this draft was published or discarded"  # noqa: S101
+        return self._shard
+
+    def _flip(self, generation: str) -> None:
+        current = self._root / "current"
+        live = current.read_text("ascii").strip() if current.exists() else None
+        if live != self._base:
+            raise StoreError(
+                f"another process published generation {live} of the index at {self._root} while this one was being "
+                "written from an older one; run the command again"
+            )
+        self._folder.rename(self._root / generation)
+        pointer = self._root / f"draft-{os.getpid()}-current"
+        pointer.write_text(generation + "\n", "ascii")
+        _sync(pointer)
+        pointer.replace(current)
+        _sync(self._root)
+        _clear_generations(self._root, keep={generation, self._base})
+
+
+# --- what the engine is told ----------------------------------------------------------------------------------------
+
+
+def _create_shard(path: Path, dim: int) -> qe.EdgeShard:
+    # Without the log any number of processes may open a shard and building is several times faster. What it would
+    # protect, unflushed writes to a shard in use, does not exist here.
+    config = qe.EdgeConfig(
+        vectors={"dense": qe.EdgeVectorParams(size=dim, distance=qe.Distance.Cosine)},
+        sparse_vectors={"bm25": qe.EdgeSparseVectorParams(modifier=qe.Modifier.Idf)},
+        wal_enabled=False,
+    )
+    path.mkdir(parents=True)
+    with _engine():
+        shard = qe.EdgeShard.create(str(path), config)
+        for field, schema in _FILTERED.items():
+            shard.update(qe.UpdateOperation.create_field_index(field, schema))
+        return shard
+
+
+def _point(entry: IndexEntry) -> qe.Point:
+    return qe.Point(
+        id=_point_id(entry.chunk.id),
+        vector={"dense": entry.vector.tolist(), "bm25": _engine_sparse(entry.sparse)},
+        payload={"chunk": to_json(entry.chunk), "document": to_json(entry.document)},
+    )
+
+
+def _point_id(chunk_id: str) -> uuid.UUID:
+    """A chunk id is 128 bits in hex, which is a UUID in the same order; any other string is hashed to one."""
+    with suppress(ValueError):
+        return uuid.UUID(hex=chunk_id)
+    return uuid.uuid5(uuid.NAMESPACE_OID, chunk_id)
+
+
+def _engine_sparse(vector: SparseVector) -> qe.SparseVector:
+    return qe.SparseVector(list(vector.indices), list(vector.values))
+
+
+def _engine_filter(where: Filter) -> qe.Filter | None:
+    allowed = {
+        "document.author": where.authors,
+        "document.source": where.sources,
+        "document.kind": where.kinds,
+        "document.language": where.languages,
+        "document.id": where.document_ids,
+    }
+    must: list[Any] = [
+        qe.FieldCondition(key=field, match=qe.MatchAny(list(values))) for field, values in allowed.items() if values
+    ]
+    if where.since is not None or where.until is not None:
+        dates = qe.RangeDateTime(gte=_utc(where.since), lt=_utc(where.until))
+        must.append(qe.FieldCondition(key="document.published_at", range=dates))
+    return qe.Filter(must=must) if must else None
+
+
+def _utc(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).isoformat()
+
+
+def _hit(point: _Scored, method: str) -> Hit:
+    # Rounding in the engine can carry a cosine a hair past 1.
+    score = max(-1.0, min(1.0, point.score)) if method == "dense" else point.score
+    chunk, document = chunk_from_json(point.payload["chunk"]), header_from_json(point.payload["document"])
+    return Hit(chunk, document, score, (method,))
+
+
+def _languages(shard: qe.EdgeShard) -> tuple[str, ...]:
+    with _engine():
+        found = shard.facet(qe.FacetRequest(key="document.language", limit=1000, exact=True))
+    return tuple(sorted(str(hit.value) for hit in found.hits))
+
+
+@contextmanager
+def _engine() -> Iterator[None]:
+    """The engine raises bare `Exception`; it leaves this module as a `StoreError`."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        raise StoreError(f"the search engine failed: {error}; {REBUILD}") from error
+
+
+# --- checks and files -----------------------------------------------------------------------------------------------
+
+
+def _check_dim(dim: int, info: IndexInfo, what: str) -> None:
+    if dim != info.dim:
+        raise IndexMismatch(
+            f"{what} has {dim} dimensions, the index has {info.dim} (embedder {info.embedder}); "
+            f"choose that embedder again, or {REBUILD}"
+        )
+
+
+def _check_same_encoders(live: IndexInfo, wanted: IndexInfo) -> None:
+    for what in ("embedder", "sparse", "dim"):
+        if getattr(live, what) != getattr(wanted, what):
+            raise IndexMismatch(
+                f"the index was built with {what} {getattr(live, what)!r}, "
+                f"not {getattr(wanted, what)!r}, so it cannot be extended; {REBUILD}"
+            )
+
+
+def _broken(path: Path, what: str) -> StoreError:
+    return StoreError(f"the index at {path} cannot be read: {what}; {REBUILD}")
+
+
+def _read_digests(folder: Path) -> dict[str, str]:
+    try:
+        digests: dict[str, str] = json.loads((folder / "digests.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise _broken(folder, f"its digests: {error}") from error
+    return digests
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"the index at {path} cannot be written: {error}; the one before stays in use") from error
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_tree(folder: Path) -> None:
+    for root, _, names in os.walk(folder):
+        for name in names:
+            _sync(Path(root, name))
+        _sync(Path(root))
+
+
+def _clear_generations(root: Path, *, keep: Collection[str | None]) -> None:
+    for folder in root.iterdir():
+        if _GENERATION.fullmatch(folder.name) and folder.name not in keep:
+            _remove(folder)
+
+
+def _clear_drafts_of_dead_processes(root: Path) -> None:
+    for path in root.iterdir():
+        match = _DRAFT.match(path.name)
+        if match and not _alive(int(match[1])):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Delete a folder that readers may have open. Its name goes first, so that nobody opens half of it."""
+    with suppress(OSError):
+        path = path.rename(path.with_name(f"draft-{os.getpid()}-{secrets.token_hex(4)}"))
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
