@@ -29,8 +29,7 @@ def commands() -> str:
 def _below(group: click.Group, context: click.Context) -> list[str]:
     pages = []
     for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None, name
+        command = group.get_command(context, name) or group
         inner = click.Context(command, info_name=name, parent=context, max_content_width=100, terminal_width=100)
         pages.append(f"## {inner.command_path}\n\n" + _block(command.get_help(inner)))
         if isinstance(command, click.Group):

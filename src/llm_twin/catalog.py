@@ -47,12 +47,18 @@ PARTS: Mapping[str, Mapping[str, str]] = {
         "fixed": "llm_twin.features.chunk:FixedChunker",
         "semantic": "llm_twin.features.chunk:SemanticChunker",
     },
+    "redactor": {
+        "secrets": "llm_twin.features.redact:SecretRedactor",
+    },
     "reranker": {
         "maxsim": "llm_twin.inference.rerank:MaxSimReranker",
         "cross_encoder": "llm_twin.adapters.minilm:CrossEncoderReranker",
     },
     "language_model": {
         "openai": "llm_twin.adapters.openai:OpenAiModel",
+    },
+    "probe": {
+        "local": "llm_twin.adapters.openai:probe_local",
     },
 }
 

@@ -8,23 +8,25 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from llm_twin import catalog, settings
-from llm_twin.core.errors import ModelMissing, NotFound, TwinError
+from llm_twin.core.errors import ConfigError, NotFound, TwinError
 from llm_twin.core.pipeline import Dropped, LocalRunner
 from llm_twin.core.records import (
     Answer,
     Author,
     Document,
+    Done,
     Filter,
     Hit,
     IndexInfo,
@@ -122,10 +124,8 @@ class Chat:
     twin: Twin
     history: list[Message] = field(default_factory=list)
 
-    def ask(self, question: str, *, where: Filter = Filter()) -> Iterator[Event]:  # noqa: B008
+    def ask(self, question: str, *, where: Filter = Filter()) -> Iterator[Event]:
         """Answer a question in the light of what was said before; the exchange is remembered when it is complete."""
-        from llm_twin.core.records import Done
-
         for event in self.twin.ask_events(question, where=where, history=tuple(self.history)):
             yield event
             if isinstance(event, Done):
@@ -242,19 +242,30 @@ class Twin:
     # --- inference --------------------------------------------------------------------------------------------------
 
     def search(
-        self, query: str, *, k: int | None = None, where: Filter = Filter(), method: str = "reranked"  # noqa: B008
+        self,
+        query: str,
+        *,
+        k: int | None = None,
+        where: Filter = Filter(),
+        method: str = "reranked",
     ) -> list[Hit]:
         """The chunks that match best, best first. `method` is `bm25`, `dense`, `hybrid` or `reranked`."""
         from llm_twin.inference import pipeline as inference
 
-        return inference.search(query, parts=self._inference(), k=k or self.settings.search.k, where=where, method=method)
+        return inference.search(
+            query, parts=self._inference(), k=k or self.settings.search.k, where=where, method=method
+        )
 
-    def ask(self, question: str, *, where: Filter = Filter(), history: Sequence[Message] = ()) -> Answer:  # noqa: B008
+    def ask(self, question: str, *, where: Filter = Filter(), history: Sequence[Message] = ()) -> Answer:
         """Answer from the author's writing, with citations; abstain where the writing does not cover the question."""
         return _answer(self.ask_events(question, where=where, history=history))
 
     def ask_events(
-        self, question: str, *, where: Filter = Filter(), history: Sequence[Message] = ()  # noqa: B008
+        self,
+        question: str,
+        *,
+        where: Filter = Filter(),
+        history: Sequence[Message] = (),
     ) -> Iterator[Event]:
         """The same as it happens: what was understood, the passages, the text piece by piece, the whole answer."""
         from llm_twin.inference import pipeline as inference
@@ -346,7 +357,9 @@ class Twin:
     @cached_property
     def trace_store(self) -> ports.TraceStore:
         """Spans of this workspace; always beside it, whatever the warehouse is."""
-        return cast("ports.TraceStore", catalog.part("trace_store", "sql")(f"sqlite:///{self.workspace.state / 'traces.db'}"))
+        return cast(
+            "ports.TraceStore", catalog.part("trace_store", "sql")(f"sqlite:///{self.workspace.state / 'traces.db'}")
+        )
 
     @cached_property
     def tracer(self) -> ports.Tracer:
@@ -426,3 +439,174 @@ class Twin:
                 retries=chosen.retries,
             ),
         )
+
+    def _inference(self) -> Any:
+        from llm_twin.inference import pipeline as inference
+
+        return inference.Parts(
+            index=self.index,
+            embedder=self.embedder,
+            sparse=self.sparse,
+            reranker=self.reranker,
+            model=self.model,
+            store=self.warehouse,
+            tracer=self.tracer,
+            authors=self._authors(),
+        )
+
+    def _features(self, progress: ports.Progress) -> Any:
+        from llm_twin.features import pipeline as features
+
+        return features.Parts(
+            warehouse=self.warehouse,
+            index=self.index,
+            embedder=self.embedder,
+            sparse=self.sparse,
+            chunker=self.chunker,
+            runner=LocalRunner(),
+            tracer=self.tracer,
+            progress=progress,
+            duplicate_similarity=self.settings.features.duplicate_similarity,
+        )
+
+    def _sources(self, addresses: Sequence[str]) -> list[ports.Source]:
+        """The sources to sync: those of the settings, or only the addresses given."""
+        configured = {source.address: source for source in self.settings.sources}
+        chosen = [configured.get(address, settings.SourceSettings(address=address)) for address in addresses]
+        if not chosen and not configured:
+            raise ConfigError(
+                f"{self.workspace.settings_file} names no sources; add [[sources]] with an address, "
+                f"or name them here: twin sync ./posts"
+            )
+        return [self._source(source) for source in chosen or configured.values()]
+
+    def _source(self, chosen: settings.SourceSettings) -> ports.Source:
+        return cast(
+            "ports.Source",
+            catalog.part("source", "files")(
+                chosen.address,
+                root=self.workspace.root,
+                author=chosen.author or self.settings.author.name,
+                include=chosen.include,
+                exclude=chosen.exclude,
+                platform=chosen.platform,
+            ),
+        )
+
+    def _authors(self) -> tuple[Author, ...]:
+        """The author of the settings with aliases, then everybody else whose writing was collected."""
+        own = Author(self.settings.author.name, self.settings.author.aliases)
+        return (own, *(Author(name) for name in sorted(self.warehouse.profiles()) if name != own.name))
+
+    # --- runs and checks --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _run(self, pipeline: str) -> Iterator[dict[str, Any]]:
+        """Record a run: begun, finished or failed, with what the block puts into the result."""
+        for earlier in self.warehouse.runs(limit=20):
+            if earlier.status == "running":  # we hold the writer's lock, so whoever began it is gone
+                self.warehouse.save_run(replace(earlier, status="interrupted"))
+        run = Run(
+            id=uuid.uuid4().hex,
+            pipeline=pipeline,
+            started_at=datetime.now(UTC),
+            code_version=importlib.metadata.version("llm-twin"),
+            settings={setting.key: to_json(setting.value) for setting in self.loaded.explain()},
+        )
+        self.warehouse.save_run(run)
+        result: dict[str, Any] = {"id": run.id}
+        try:
+            yield result
+        except BaseException as error:
+            failed = replace(run, status="failed", finished_at=datetime.now(UTC), report={"error": str(error)})
+            self.warehouse.save_run(failed)
+            raise
+        del result["id"]
+        self.warehouse.save_run(replace(run, status="done", finished_at=datetime.now(UTC), **result))
+
+    def _left_out(self) -> tuple[Dropped, ...]:
+        """Documents that the last finished sync left out of the index."""
+        for run in self.warehouse.runs(limit=50):
+            if run.pipeline == "sync" and run.status == "done":
+                return tuple(Dropped(**drop) for drop in run.outputs.get("left_out", ()))
+        return ()
+
+    def _check_python(self, name: str) -> Check:
+        version = platform.python_version()
+        return Check(name, True, f"{version}, llm-twin {importlib.metadata.version('llm-twin')}")
+
+    def _check_workspace(self, name: str) -> Check:
+        sources = len(self.settings.sources)
+        if not sources:
+            return Check(name, False, f"{self.workspace.settings_file} names no sources", "twin sync ./posts")
+        return Check(name, True, f"{self.workspace.root}, {sources} sources")
+
+    def _check_disk(self, name: str) -> Check:
+        free = self.workspace.free_bytes()
+        enough = free >= ENOUGH_BYTES
+        return Check(
+            name, enough, f"{free / 1e9:.1f} GB free", "" if enough else f"free space on {self.workspace.root}"
+        )
+
+    def _check_warehouse(self, name: str) -> Check:
+        return Check(name, True, f"{len(self.warehouse.document_hashes()):,} documents in {self.warehouse!r}")
+
+    def _check_embedder(self, name: str) -> Check:
+        started = time.perf_counter()
+        self.embedder.embed(["Is the embedder there?"])
+        return Check(name, True, f"{self.embedder.name}, first text in {(time.perf_counter() - started) * 1000:.0f} ms")
+
+    def _check_index(self, name: str) -> Check:
+        info = self.index.info()
+        if info is None:
+            return Check(name, False, "nothing is indexed yet", "twin sync")
+        if info.embedder != self.embedder.name:
+            return Check(
+                name, False, f"built by {info.embedder}, the embedder is {self.embedder.name}", "twin sync --rebuild"
+            )
+        return Check(name, True, f"{info.count:,} chunks, {info.search} search, generation {info.generation}")
+
+    def _check_model(self, name: str) -> Check:
+        model = self.model
+        if model is not None:
+            # Part of the adapter, not of the port: only this check asks a server what it serves.
+            served = cast("Any", model).models()
+            wanted = self.settings.llm.model
+            if wanted in served or not served:
+                return Check(name, True, f"{wanted} at {cast('Any', model).base_url}")
+            return Check(
+                name, False, f"{wanted} is not served; there is: {', '.join(served)}", f"TWIN_LLM_MODEL={served[0]}"
+            )
+        found = catalog.part("probe", "local")()
+        if not found:
+            return Check(name, True, "none: answers quote the author, and nothing leaves this machine")
+        server, base_url, models = found[0]
+        remedy = f"export TWIN_LLM_BASE_URL={base_url} TWIN_LLM_MODEL={models[0] if models else '…'}"
+        return Check(name, True, f"none in the settings; {server} answers at {base_url}", remedy)
+
+
+ENOUGH_BYTES = 1_000_000_000
+"""Free disk below which `doctor` warns: a generation is copied before it is edited."""
+
+
+class _Quiet:
+    """Progress nobody watches."""
+
+    @contextmanager
+    def step(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:  # noqa: ARG002
+        yield lambda _: None
+
+
+def _answer(events: Iterator[Event]) -> Answer:
+    """The answer at the end of its events."""
+    for event in events:
+        if isinstance(event, Done):
+            return event.answer
+    raise AssertionError("an answer ends in Done")
+
+
+def _cache_dir() -> Path:
+    """Where built model graphs are kept: derived data that workspaces share, safe to delete."""
+    import platformdirs
+
+    return platformdirs.user_cache_path("llm-twin", appauthor=False)

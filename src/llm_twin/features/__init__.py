@@ -1,0 +1,1 @@
+"""Features: documents become chunks, embeddings, voice profiles and a published index."""

@@ -1,0 +1,1 @@
+"""Inference: a question becomes an answer with citations, a topic a draft."""
