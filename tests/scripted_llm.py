@@ -3,8 +3,8 @@
     with ScriptedLlm([busy(retry_after=2), says("Hello", " there")]) as server:
         model = OpenAiModel(base_url=server.base_url, model="toy")
 
-Each chat request takes the next reply of the script; a request beyond its end gets a 500 that says so. A reply may be
-a function of the request's body. `requests` keeps what arrived; `client_left` is set when a client hangs up on a stream.
+Each chat request takes the next reply of the script; one beyond its end gets a 500 that says so. A reply may be a
+function of the request's body. `requests` keeps what arrived, `client_left` is set when a client hangs up.
 """
 
 from __future__ import annotations
@@ -173,4 +173,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
-

@@ -30,6 +30,7 @@ OPENAI_URL = "https://api.openai.com/v1"
 LOCAL_SERVERS = {"Ollama": 11434, "llama-server": 8080, "vLLM": 8000, "LM Studio": 1234}
 
 _LONGEST_WAIT_S = 60.0
+_NO_KEY = "none"
 _log = logging.getLogger(__name__)
 
 
@@ -160,20 +161,17 @@ class OpenAiModel:
 
         while True:
             request = self._request(messages, max_tokens, temperature, seed, schema)
-            try:
-                with self._translated():
+            with self._translated():
+                try:
                     return self._client.chat.completions.create(**request, stream=True).response
-            except ModelError as error:
-                cause = error.__cause__
-                if isinstance(cause, openai.NotFoundError):
-                    raise self._no_such_model(self._told(cause)) from cause
-                if not isinstance(cause, openai.BadRequestError | openai.UnprocessableEntityError):
-                    raise
-                field = _refused_field(cause.message, request)
-                if field is None:
-                    raise
-                _log.info("%s at %s refuses %s: %s", self.name, self.base_url, field, self._told(cause))
-                self.refused.append(field)
+                except openai.NotFoundError as error:
+                    raise self._no_such_model(self._told(error)) from None
+                except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                    field = _refused_field(error.message, request)
+                    if field is None:
+                        raise
+                    _log.info("%s at %s refuses %s: %s", self.name, self.base_url, field, self._told(error))
+                    self.refused.append(field)
 
     def _request(
         self,
@@ -220,8 +218,7 @@ class OpenAiModel:
         client = openai.OpenAI(
             base_url=self.base_url,
             # Without a key the package would take $OPENAI_API_KEY and send it to whatever server this is.
-            api_key=self._key,
-            default_headers=None if self._key else {"Authorization": openai.Omit()},  # type: ignore[dict-item]
+            api_key=self._key or _NO_KEY,
             max_retries=0,
             timeout=openai.Timeout(self._first_token_timeout_s, connect=min(10.0, self._first_token_timeout_s)),
             http_client=http_client,
@@ -492,8 +489,10 @@ def _is_this_machine(base_url: str) -> bool:
 
 
 def _only_needed_headers(request: Any) -> None:
-    """Take out what tells a server about this machine, and OpenAI's account headers for anyone but OpenAI."""
+    """Take out what tells a server about this machine, OpenAI's account headers for anyone else, and the absent key."""
     for name in list(request.headers):
-        account = name.lower() in {"openai-organization", "openai-project"}
-        if name.lower().startswith("x-stainless-") or (account and request.url.host != "api.openai.com"):
+        account = name in {"openai-organization", "openai-project"}
+        if name.startswith("x-stainless-") or (account and request.url.host != "api.openai.com"):
             del request.headers[name]
+    if request.headers.get("authorization") == f"Bearer {_NO_KEY}":
+        del request.headers["authorization"]
