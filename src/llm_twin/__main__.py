@@ -1,0 +1,5 @@
+"""`python -m llm_twin` is `twin`."""
+
+from llm_twin.cli import main
+
+main()

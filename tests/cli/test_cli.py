@@ -1,0 +1,147 @@
+"""The command line as a person meets it: real processes, their output and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm_twin.cli import COMMANDS
+
+
+def _twin(*arguments: str, cwd: Path, stdin: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "llm_twin", *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace that was synced once; the tests of this module only read it."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "posts").mkdir()
+    (home / "posts" / "orms.md").write_text(
+        "---\ntitle: On ORMs\ndate: 2021-03-04\n---\n\nI don't like ORMs, because they hide the query. "
+        "The query is the program, and I want to read it.\n"
+    )
+    (home / "posts" / "boats.md").write_text("# Boats\n\nA boat needs a keel before it needs a sail.\n")
+    (home / "posts" / "empty.md").write_text("")
+    assert _twin("init", "--author", "Test Author", "posts", cwd=home).returncode == 0
+    done = _twin("sync", cwd=home)
+    assert done.returncode == 0, done.stderr
+    return home
+
+
+def test_help_lists_every_command_with_an_example(home: Path) -> None:
+    listed = _twin("--help", cwd=home).stdout
+    for name in COMMANDS:
+        assert f"  {name} " in listed
+        if name != "config":
+            assert "Example: twin" in _twin(name, "--help", cwd=home).stdout, name
+
+
+def test_sync_reports_outcomes_on_stdout_and_reasons_on_stderr(home: Path) -> None:
+    done = _twin("sync", cwd=home)
+    assert "2 unchanged" in done.stdout
+    assert "1 skipped" in done.stdout
+    assert "empty.md" in done.stderr
+
+
+def test_sync_json_has_the_documented_shape(home: Path) -> None:
+    report = json.loads(_twin("sync", "--json", cwd=home).stdout)
+    assert report["documents"].keys() == {"added", "updated", "unchanged", "removed", "skipped", "failed"}
+    assert {item["item"] for item in report["items"]} == {"orms.md", "boats.md", "empty.md"}
+    assert report["items"][0].keys() == {"item", "outcome", "reason"}
+    assert {"chunks", "embedded", "seconds"} <= report.keys()
+
+
+def test_search_json_has_the_documented_shape(home: Path) -> None:
+    hits = json.loads(_twin("search", "object-relational mappers", "--json", cwd=home).stdout)
+    fields = {"document_id", "title", "url", "published_at", "text", "start", "end", "score", "found_by"}
+    assert hits[0].keys() == fields
+    assert hits[0]["title"] == "On ORMs"
+    assert hits[0]["published_at"].startswith("2021-03-04")
+
+
+def test_ask_prints_the_answer_then_its_sources(home: Path) -> None:
+    done = _twin("ask", "What do I think of ORMs?", cwd=home)
+    assert "hide the query" in done.stdout
+    assert "[1]" in done.stdout
+    assert "On ORMs · 2021-03-04" in done.stdout.partition("Sources")[2]
+
+
+def test_ask_json_has_the_documented_shape(home: Path) -> None:
+    answer = json.loads(_twin("ask", "What do I think of ORMs?", "--json", cwd=home).stdout)
+    assert {"text", "mode", "citations", "passages", "model", "prompt", "timings_ms", "trace_id"} <= answer.keys()
+    assert {"number", "document_id", "title", "url", "quote", "start", "end"} <= answer["citations"][0].keys()
+
+
+def test_chat_understands_a_follow_up(home: Path) -> None:
+    done = _twin("chat", cwd=home, stdin="What do I think of ORMs?\nWhy?\n\n")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Sources") == 2
+
+
+def test_traces_show_the_tree_of_the_last_question(home: Path) -> None:
+    trace = json.loads(_twin("ask", "What do I think of ORMs?", "--json", cwd=home).stdout)["trace_id"]
+    assert trace[:12] in _twin("traces", cwd=home).stdout
+    tree = _twin("traces", "show", trace[:12], cwd=home).stdout
+    assert tree.startswith("ask")
+    assert " ms" in tree
+
+
+def test_status_and_runs_tell_what_is_there(home: Path) -> None:
+    status = _twin("status", "--items", cwd=home).stdout
+    assert "2 documents" in status
+    assert "empty.md" in status
+    assert "done" in _twin("runs", cwd=home).stdout
+
+
+def test_config_show_tells_value_origin_and_meaning(home: Path) -> None:
+    shown = _twin("config", "show", cwd=home, TWIN_SEARCH_K="7").stdout
+    assert "search.k = 7  ($TWIN_SEARCH_K)" in shown
+    assert "twin.toml:" in shown
+    assert "Hits returned." in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code", "words"),
+    [
+        (["ask", "x"], {"TWIN_LLM_MODELL": "x"}, 2, "did you mean TWIN_LLM_MODEL"),
+        (["-C", "/nowhere", "ask", "x"], {}, 3, "twin -C /nowhere init"),
+        (["init"], {}, 3, "exists already"),
+        (["sync", "./missing"], {}, 5, "missing"),
+        (["write", "x"], {}, 7, "base_url"),
+        (["traces", "show", "zzzz"], {}, 9, "zzzz"),
+        (["search", "x", "--author", "Nobody"], {}, 9, "Nobody"),
+        (["serch"], {}, 2, "No such command"),
+    ],
+)
+def test_errors_are_one_line_that_says_what_to_do(
+    home: Path, arguments: list[str], environment: dict[str, str], code: int, words: str
+) -> None:
+    done = _twin(*arguments, cwd=home, **environment)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_debug_brings_the_traceback_back(home: Path) -> None:
+    assert "Traceback" in _twin("--debug", "traces", "show", "zzzz", cwd=home).stderr
+
+
+def test_a_closed_pipe_is_no_error(home: Path) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m llm_twin config show | head -1", shell=True, cwd=home, capture_output=True, text=True
+    )
+    assert done.stderr == ""

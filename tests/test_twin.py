@@ -1,0 +1,261 @@
+"""The main job through the front door: files in, cited answers out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llm_twin import Twin
+from llm_twin.core.errors import ConfigError, IndexMismatch, ModelMissing, NotFound
+
+POSTS = {
+    "orms.md": """---
+title: On ORMs
+date: 2021-03-04
+url: https://example.org/orms
+tags: [databases]
+---
+I don't like object-relational mappers. They hide the query, and the query is the program.
+
+## What I do instead
+
+I write SQL by hand and map rows to small records. It's a little more typing, and I always know what runs.
+""",
+    "reviews.md": """+++
+title = "Code review"
+date = 2023-06-01
++++
+A review should be small and quick. I review code the day it arrives, because waiting costs more than mistakes.
+
+```python
+def review(change):
+    return change.is_small and change.is_tested
+```
+""",
+    "gardens/tomatoes.md": "# Tomatoes\n\nTomatoes want sun, deep water twice a week and an early stake.\n",
+}
+
+
+@pytest.fixture
+def posts(tmp_path: Path) -> Path:
+    for name, text in POSTS.items():
+        path = tmp_path / "posts" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return tmp_path / "posts"
+
+
+@pytest.fixture
+def twin(tmp_path: Path, posts: Path) -> Iterator[Twin]:
+    with Twin.init(tmp_path / "twin", author="Test Author", addresses=["../posts"]) as twin:
+        yield twin
+
+
+def test_files_go_in_and_a_cited_answer_comes_out(twin: Twin) -> None:
+    report = twin.sync()
+    assert report.documents == {"added": 3, "updated": 0, "unchanged": 0, "removed": 0, "skipped": 0, "failed": 0}
+    assert report.embedded == report.chunks > 0
+
+    answer = twin.ask("What do I think of ORMs?")
+    assert answer.mode == "extractive"
+    assert "They hide the query" in answer.text
+    citation = answer.citations[0]
+    assert (citation.title, citation.url) == ("On ORMs", "https://example.org/orms")
+    assert twin.document(citation.document_id).text[citation.start : citation.end] == citation.quote
+    assert citation.quote in POSTS["orms.md"]
+
+
+def test_a_question_the_writing_does_not_cover_is_declined(twin: Twin) -> None:
+    twin.sync()
+    answer = twin.ask("Which wine goes well with grilled salmon?")
+    assert answer.mode == "abstained"
+    assert answer.citations == ()
+
+
+def test_a_second_sync_embeds_nothing_and_keeps_the_generation(twin: Twin) -> None:
+    first = twin.sync()
+    second = twin.sync()
+    assert second.documents["unchanged"] == 3
+    assert (second.embedded, second.generation) == (0, first.generation)
+
+
+def test_an_edit_embeds_only_the_chunks_it_changed(twin: Twin, posts: Path) -> None:
+    long = "\n\n".join(f"## Part {n}\n\n" + f"Paragraph {n} talks about subject number {n}. " * 30 for n in range(12))
+    (posts / "long.md").write_text("# Long\n\n" + long, encoding="utf-8")
+    first = twin.sync()
+    (posts / "long.md").write_text("# Long\n\n" + long.replace("Paragraph 7 talks", "Paragraph seven sings"))
+    second = twin.sync()
+    assert second.documents["updated"] == 1
+    assert 1 <= second.embedded <= 3 < first.embedded
+
+
+def test_a_removed_file_leaves_warehouse_index_and_embeddings(twin: Twin, posts: Path) -> None:
+    twin.sync()
+    (posts / "orms.md").unlink()
+    report = twin.sync()
+    assert report.documents["removed"] == 1
+    assert all(hit.document.title != "On ORMs" for hit in twin.search("object-relational mappers", k=50))
+    assert len(twin.warehouse.document_hashes()) == 2
+    assert len(twin.warehouse.embedding_keys()) == report.chunks
+
+
+def test_a_folder_that_is_suddenly_empty_or_gone_removes_nothing(twin: Twin, posts: Path) -> None:
+    chunks = twin.sync().chunks
+    posts.rename(posts.with_name("elsewhere"))
+    gone = twin.sync()
+    posts.mkdir()
+    empty = twin.sync()
+    for report in (gone, empty):
+        assert report.problems
+        assert (report.documents["removed"], report.chunks) == (0, chunks)
+
+
+def test_another_chunker_cuts_anew_and_embeds_only_what_differs(twin: Twin) -> None:
+    first = twin.sync()
+    with Twin.open(twin.workspace.root, arguments={"features.chunker": "fixed"}) as other:
+        report = other.sync()
+        assert report.generation != first.generation
+        assert other.ask("What do I think of ORMs?").mode == "extractive"
+
+
+def test_another_embedder_is_an_error_until_the_index_is_built_again(twin: Twin) -> None:
+    twin.sync()
+    with Twin.open(twin.workspace.root, arguments={"embedder.precision": "f32"}) as other:
+        if other.embedder.name == twin.embedder.name:
+            pytest.skip("this CPU's default precision is f32 already")
+        with pytest.raises(IndexMismatch, match="twin sync"):
+            other.search("tomatoes")
+        assert other.sync().embedded > 0
+        assert other.search("tomatoes")[0].document.title == "Tomatoes"
+
+
+def test_readers_keep_answering_while_a_sync_publishes(twin: Twin, posts: Path) -> None:
+    twin.sync()
+    stop = threading.Event()
+    problems: list[BaseException] = []
+
+    def read() -> None:
+        with Twin.open(twin.workspace.root) as reader:
+            while not stop.is_set():
+                try:
+                    assert reader.search("object-relational mappers")[0].document.title == "On ORMs"
+                except BaseException as problem:
+                    problems.append(problem)
+                    return
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for number in range(5):
+        (posts / f"extra-{number}.md").write_text(f"# Extra {number}\n\nSomething about topic {number} and bicycles.\n")
+        twin.sync()
+    stop.set()
+    thread.join()
+    assert not problems
+
+
+def test_near_duplicates_are_left_out_with_their_leader_named(twin: Twin, posts: Path) -> None:
+    text = "# Sailing\n\n" + "A boat that points too high goes nowhere, and one that bears away goes fast. " * 3
+    text += "\n\n" + "\n\n".join(
+        f"Lesson {n}: keep the sheet in hand, watch the luff, and reef early." for n in range(9)
+    )
+    (posts / "sailing.md").write_text(text)
+    (posts / "sailing-crosspost.md").write_text(text.replace("reef early", "reef early!", 1))
+    report = twin.sync()
+    assert len(report.left_out) == 1
+    assert "near_duplicate of 'Sailing'" in report.left_out[0].reason
+
+
+def test_secrets_never_reach_the_warehouse(twin: Twin, posts: Path) -> None:
+    key = "ghp_" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8"
+    (posts / "oops.md").write_text(f"# Deploying\n\nI exported `GITHUB_TOKEN={key}` and it worked for a year.\n")
+    twin.sync()
+    twin.close()
+    stored = b"".join(path.read_bytes() for path in (twin.workspace.state).rglob("*") if path.is_file())
+    assert key.encode() not in stored
+    assert b"it worked for a year" in stored
+
+
+def test_filters_restrict_by_date_source_and_author(twin: Twin) -> None:
+    twin.sync()
+    where = twin.filter(since="2022", until="2024-01")
+    assert {hit.document.title for hit in twin.search("code", k=50, where=where)} == {"Code review"}
+    assert twin.search("code", where=twin.filter(sources=["github"])) == []
+    with pytest.raises(NotFound, match="Nobody"):
+        twin.filter(authors=["Nobody At All"])
+    with pytest.raises(ConfigError, match="yesterday-ish"):
+        twin.filter(since="yesterday-ish")
+
+
+def test_writing_without_a_model_names_the_ways_to_get_one(twin: Twin) -> None:
+    twin.sync()
+    with pytest.raises(ModelMissing, match=r"llm.*base_url"):
+        twin.write("Why we left Kubernetes")
+
+
+def test_an_api_key_in_the_environment_alone_does_not_switch_a_model_on(
+    twin: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-for-something-else")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    assert twin.model is None
+
+
+def test_every_sync_and_answer_leaves_a_trace(twin: Twin) -> None:
+    report = twin.sync()
+    answer = twin.ask("What do I think of ORMs?")
+    assert {span.trace_id for span in twin.traces()} >= {report.trace_id, answer.trace_id}
+    names = {span.name for span in twin.trace(report.trace_id)}
+    assert {"sync", "collect", "features.refresh", "features.embed", "features.publish"} <= names
+    assert sum(answer.timings_ms.values()) > 0
+
+
+def test_runs_record_settings_code_and_what_was_made(twin: Twin) -> None:
+    report = twin.sync()
+    run = twin.runs()[0]
+    assert (run.id, run.pipeline, run.status) == (report.run_id, "sync", "done")
+    assert run.outputs["index"]["generation"] == report.generation
+    assert run.settings["features.chunker"] == "structure"
+    assert run.code_version
+
+
+def test_a_failed_run_is_recorded_and_the_next_one_recovers(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Twin.open(twin.workspace.root, arguments={"embedder.weights": "/nowhere"}) as broken:
+        with pytest.raises(ModelMissing, match="/nowhere"):
+            broken.sync()
+        assert broken.runs()[0].status == "failed"
+    assert twin.sync().documents["unchanged"] + twin.sync().documents["unchanged"] > 0
+    assert twin.ask("What do I think of ORMs?").mode == "extractive"
+
+
+def test_doctor_looks_at_everything_and_names_remedies(twin: Twin) -> None:
+    before = {check.name: check for check in twin.doctor()}
+    assert before["embedder"].ok
+    assert (before["index"].ok, before["index"].remedy) == (False, "twin sync")
+    twin.sync()
+    assert all(check.ok for check in twin.doctor())
+
+
+def test_two_syncs_at_once_do_not_disturb_each_other(twin: Twin) -> None:
+    program = "import sys; from llm_twin import Twin; Twin.open(sys.argv[1]).sync(wait_s=60)"
+    command = [sys.executable, "-c", program, str(twin.workspace.root)]
+    both = [subprocess.Popen(command, env=dict(os.environ)) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    report = twin.sync()
+    assert (report.embedded, report.documents["unchanged"]) == (0, 3)
+
+
+def test_json_lines_of_any_system_can_be_loaded(tmp_path: Path) -> None:
+    rows = [
+        {"id": f"p{n}", "title": f"Title {n}", "date": "2020-01-02", "text": f"Subject {n} is bees."} for n in (1, 2)
+    ]
+    (tmp_path / "export.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    with Twin.init(tmp_path / "twin", addresses=["../export.jsonl"]) as twin:
+        assert twin.sync().documents["added"] == 2
+        assert {hit.document.title for hit in twin.search("bees")} == {"Title 1", "Title 2"}
