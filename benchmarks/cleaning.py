@@ -37,7 +37,8 @@ WIDGET = "Share this post"
 INTERFACE = re.compile(
     r"subscribe|sign in|subscribesign in|share|share this post|copy link|facebook|email|note|other|previousnext|"
     r"comments|restacks|top|latest|discussions|no posts|ready for more\?|#+ discussion about this post|"
-    r"start writingget the app|privacy ∙ terms ∙ collection notice|© \d{4} .*|.*\bcookie policy\b.*|.*\brequires javascript\b.*|unblock scripts|"
+    r"start writingget the app|privacy ∙ terms ∙ collection notice|© \d{4} .*|.*\bcookie policy\b.*|"
+    r".*\brequires javascript\b.*|unblock scripts|"
     r"substack is the home for great culture|[\w-]+\.substack\.com",
     re.IGNORECASE,
 )
