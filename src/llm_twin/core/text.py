@@ -40,7 +40,7 @@ _FRONT_MATTER = re.compile(
 )
 _QUOTE_MARKS = re.compile(r"(?<=\n)[ \t]*(?:>[ \t]*)+")
 _IMAGE = re.compile(r"!\[[^\[\]]*\](?:\([^()\n]*\)|\[[^\[\]\n]*\])")
-_TAG = re.compile(r"<(?:/?[A-Za-z][^<>]*|!--.*?--)>", re.DOTALL)
+_TAG = re.compile(r"<(?:/?[A-Za-z][^<>]*|!--(?:[^<]|<(?!!--))*?--)>")
 _AUTOLINK = re.compile(r"<[A-Za-z][\w+.-]*:[^<>\s]*>")
 _TARGET = re.compile(r"(?<=\]\()[^()\n]*(?=\))")
 _INLINE_CODE = re.compile(r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL)
@@ -142,16 +142,17 @@ def sentences_within(text: str, start: int, end: int, language: str | None = Non
     start += task.end() if task else 0
     shown = _shown(text[start:end])
     spans = []
-    begin = 0
+    begin = seen = 0
     for boundary in sentencex.get_sentence_boundaries(language or "en", shown):
         cut = int(boundary["end_index"])
-        if cut <= begin:
+        if cut <= seen:
             continue
         closers = _CLOSERS.match(shown, cut) if not shown[cut - 1].isspace() else None
         cut = closers.end() if closers else cut
-        if _has_words(shown[begin:cut]):
+        if _has_words(shown[seen:cut]):
             spans.append(_trimmed(shown, begin, cut, start))
             begin = cut
+        seen = cut
     if spans and shown[begin:].strip():
         # A rest without words (an ellipsis, a smiley) belongs to the last sentence.
         spans[-1] = (spans[-1][0], _trimmed(shown, begin, len(shown), start)[1])
