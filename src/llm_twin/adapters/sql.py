@@ -8,6 +8,7 @@ see one snapshot per batch. Tables are created on first opening and brought up t
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -74,7 +75,9 @@ def _each_text(change: Callable[[str], str], value: Any) -> Any:
         return {change(key): _each_text(change, item) for key, item in value.items()}
     if isinstance(value, list):
         return [_each_text(change, item) for item in value]
-    return value
+    if value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise StoreError(f"{value!r} cannot be kept as JSON; keep text, finite numbers, lists and objects only")
 
 
 class _Text(sa.TypeDecorator[str]):
@@ -429,7 +432,7 @@ _URL_FORMS = "write sqlite:///folder/twin.db or postgresql://user@host/database"
 
 
 def _engine(url: sa.URL, busy_timeout_s: float) -> Engine:
-    dumps = partial(json.dumps, ensure_ascii=False, allow_nan=False)
+    dumps = partial(json.dumps, ensure_ascii=False)
     on_sqlite = url.get_backend_name() == "sqlite"
     try:
         engine = sa.create_engine(url, json_serializer=dumps, hide_parameters=True, pool_pre_ping=not on_sqlite)
@@ -484,8 +487,6 @@ def _remedy(cause: BaseException) -> str:
     for known, remedy in _REMEDIES.items():
         if code.startswith(known):
             return remedy
-    if isinstance(cause, TypeError | ValueError):
-        return "keep text, finite numbers, lists and objects only"
     return "check that the database is reachable and that its URL is right"
 
 
