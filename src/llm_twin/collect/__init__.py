@@ -1,0 +1,1 @@
+"""Collect: sources become documents in the warehouse."""
