@@ -77,11 +77,12 @@ def _write_posts(folder: Path, rng: random.Random, *, count: int) -> None:
         "cursor",
     ]
     verbs = ["grows", "fails", "waits", "matters", "breaks", "returns", "scales", "holds", "drifts", "settles"]
-    hows = ["slowly", "without a warning", "in the dark", "every spring", "under load", "by design", "for no reason"]
+    ways = ["slowly", "without a warning", "in the dark", "every spring", "under load", "by design", "for no reason"]
     for number in range(count):
+        subjects = [(rng.choice(nouns), rng.choice(nouns), rng.randrange(999)) for _ in range(rng.randrange(8, 60))]
         sentences = [
-            f"The {rng.choice(nouns)} of {rng.choice(nouns)} {rng.randrange(9999)} {rng.choice(verbs)} {rng.choice(hows)}."
-            for _ in range(rng.randrange(8, 60))
+            f"The {first} of {second} {mark} {rng.choice(verbs)} {rng.choice(ways)}."
+            for first, second, mark in subjects
         ]
         text = "\n\n".join(" ".join(sentences[start : start + 5]) for start in range(0, len(sentences), 5))
         (folder / f"post-{number}.md").write_text(f"# Post {number}\n\n{text}\n", encoding="utf-8")
