@@ -67,7 +67,7 @@ def measure(folder: Path, posts: Path, *, kills: int, documents: int) -> dict[st
             "chunks wanted": len(wanted),
             "chunks lost": len(wanted.keys() - there.keys()),
             "chunks doubled or stale": len(there.keys() - wanted.keys()),
-            "chunks that differ": sum(there[id] != wanted[id] for id in wanted.keys() & there.keys()),
+            "chunks that differ": sum(there[chunk] != wanted[chunk] for chunk in wanted.keys() & there.keys()),
             "documents equal": twin.warehouse.document_hashes() == reference.warehouse.document_hashes(),
             "index count": last.chunks,
         }
