@@ -11,6 +11,7 @@ import json
 import math
 import re
 import struct
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -364,6 +365,8 @@ class _Database:
             self._make_folder(Path(str(parsed.database)).parent)
         self.engine = _engine(parsed, busy_timeout_s)
         self._writing = self.engine.execution_options(writes=True)
+        # Threads take turns here: SQLite itself waits by polling, with sleeps of up to 100 ms.
+        self._turn = threading.Lock()
         self._reading = self.engine
         if parsed.get_backend_name() == "postgresql":
             self._reading = self.engine.execution_options(isolation_level="REPEATABLE READ")
@@ -398,7 +401,7 @@ class _Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that holds the writer's lock."""
-        with self._translated(), self._writing.begin() as connection:
+        with self._translated(), self._turn, self._writing.begin() as connection:
             yield connection
 
     @contextmanager
