@@ -159,6 +159,11 @@ def embedding_text(chunk: Chunk) -> str:
     return f"{' > '.join(chunk.heading_path)}\n\n{chunk.text}" if chunk.heading_path else chunk.text
 
 
+def embedding_key(embedder_name: str, text: str) -> str:
+    """Where the embedding of a text is kept (128 bits, hex): equal texts under equal embedders share one."""
+    return fingerprint(embedder_name, text)[:32]
+
+
 @dataclass(frozen=True, slots=True)
 class DocumentFeatures:
     """What the features pipeline made of one document; offsets of chunks stand in `document.text`, the cleaned text.
