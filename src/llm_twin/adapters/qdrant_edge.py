@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import secrets
 import shutil
@@ -21,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import qdrant_edge as qe
 
 from llm_twin.core.errors import IndexMismatch, StoreError
@@ -42,6 +44,10 @@ _LAYOUT = 1  # raised when a generation of an older version cannot be read any m
 _GENERATION = re.compile(r"\d{8}T\d{6}\.\d{6}")
 _DRAFT = re.compile(r"draft-(\d+)-")
 _BATCH = 1000
+
+_RECALL = 0.98  # of the true ten nearest, that a graph must find to be used
+_BEAMS = (64, 128, 256, 512)
+_SAMPLE = 64
 
 _FILTERED = {
     "document.author": qe.PayloadSchemaType.Keyword,
@@ -70,7 +76,7 @@ class QdrantEdgeIndex:
 
     def info(self) -> IndexInfo | None:
         """The live generation, or None when nothing was ever published."""
-        return self._read(lambda generation: generation.manifest.info, None)
+        return self._read(lambda name: _Manifest.read(self._path / name).info, None)
 
     def search(self, query: Query, *, k: int) -> dict[str, list[Hit]]:
         """The best `k` chunks per method, best first; equal scores in the order of chunk ids.
@@ -79,15 +85,17 @@ class QdrantEdgeIndex:
         """
         asked = {"dense": query.vector is not None, "bm25": query.sparse is not None}
         nothing: dict[str, list[Hit]] = {method: [] for method, wanted in asked.items() if wanted}
-        return self._read(lambda generation: nothing | generation.search(query, k), nothing)
+        return self._read(lambda name: nothing | self._live(name).search(query, k), nothing)
 
     def digests(self) -> dict[str, str]:
         """Digest of every entry of the live generation, by chunk id."""
-        return self._read(lambda generation: _read_digests(generation.folder), {})
+        return self._read(lambda name: _read_digests(self._path / name), {})
 
     def count(self, where: Filter | None = None) -> int:
         """How many chunks of the live generation pass the filter."""
-        return self._read(lambda generation: generation.count(where), 0)
+        if not where:
+            return self._read(lambda name: _Manifest.read(self._path / name).info.count, 0)
+        return self._read(lambda name: self._live(name).count(where), 0)
 
     @contextmanager
     def draft(self, *, embedder: str, sparse: str, dim: int, copy: bool) -> Iterator[_Draft]:
@@ -102,10 +110,10 @@ class QdrantEdgeIndex:
         about = IndexInfo("", embedder, sparse, dim, 0, "", datetime.min.replace(tzinfo=UTC))
         try:
             if copy and base is not None:
-                live = self._load(base)
-                _check_same_encoders(live.manifest.info, about)
+                _check_same_encoders(_Manifest.read(self._path / base).info, about)
                 # A reader that opens the generation rewrites two small files through such temporary folders.
-                shutil.copytree(live.folder, folder, ignore=shutil.ignore_patterns(".atomicwrite*"))
+                passing = shutil.ignore_patterns(".atomicwrite*")
+                shutil.copytree(self._path / base, folder, ignore=passing, copy_function=_copy_sparse)
                 shard, digests = qe.EdgeShard.load(str(folder / "shard")), _read_digests(folder)
             else:
                 shard, digests = _create_shard(folder / "shard", dim), {}
@@ -117,14 +125,14 @@ class QdrantEdgeIndex:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _read(self, use: Callable[[_Generation], _T], nothing: _T) -> _T:
-        """Use the live generation; once more if it was cleared in the meantime, as two publications can do."""
+    def _read(self, use: Callable[[str], _T], nothing: _T) -> _T:
+        """Use the live generation by name; again if it was cleared in the meantime, as two publications can do."""
         while True:
             name = self._pointer()
             if name is None:
                 return nothing
             try:
-                return use(self._live(name))
+                return use(name)
             except StoreError as error:
                 if isinstance(error, IndexMismatch) or self._pointer() == name:
                     raise
@@ -139,7 +147,7 @@ class QdrantEdgeIndex:
         folder = self._path / name
         manifest = _Manifest.read(folder)
         with _engine():
-            return _Generation(folder, manifest, qe.EdgeShard.load(str(folder / "shard")))
+            return _Generation(manifest, qe.EdgeShard.load(str(folder / "shard")))
 
     def _pointer(self) -> str | None:
         try:
@@ -183,14 +191,11 @@ class _Generation:
     The shard is never closed by hand: a search of another thread may still run on it, and the last reference frees it.
     """
 
-    def __init__(self, folder: Path, manifest: _Manifest, shard: qe.EdgeShard) -> None:
-        self.folder = folder
+    def __init__(self, manifest: _Manifest, shard: qe.EdgeShard) -> None:
         self.manifest = manifest
         self._shard = shard
 
-    def count(self, where: Filter | None) -> int:
-        if not where:
-            return self.manifest.info.count
+    def count(self, where: Filter) -> int:
         with _engine():
             return self._shard.count(qe.CountRequest(filter=_engine_filter(where), exact=True))
 
@@ -298,6 +303,8 @@ class _Draft:
             shard.flush()
         self.close()
         hnsw_ef = None
+        if info.count > self._hnsw_above:
+            hnsw_ef = _build_graph(self._folder / "shard", sorted(self._digests))
         _Manifest(replace(info, search="hnsw" if hnsw_ef else "exact"), hnsw_ef).write(self._folder)
         (self._folder / "digests.json").write_text(json.dumps(self._digests), "utf-8")
         _sync_tree(self._folder)
@@ -337,19 +344,24 @@ class _Draft:
 
 
 def _create_shard(path: Path, dim: int) -> qe.EdgeShard:
-    # Without the log any number of processes may open a shard and building is several times faster. What it would
-    # protect, unflushed writes to a shard in use, does not exist here.
-    config = qe.EdgeConfig(
-        vectors={"dense": qe.EdgeVectorParams(size=dim, distance=qe.Distance.Cosine)},
-        sparse_vectors={"bm25": qe.EdgeSparseVectorParams(modifier=qe.Modifier.Idf)},
-        wal_enabled=False,
-    )
     path.mkdir(parents=True)
     with _engine():
-        shard = qe.EdgeShard.create(str(path), config)
+        shard = qe.EdgeShard.create(str(path), _config(dim))
         for field, schema in _FILTERED.items():
             shard.update(qe.UpdateOperation.create_field_index(field, schema))
         return shard
+
+
+def _config(dim: int) -> qe.EdgeConfig:
+    # Without the log any number of processes may open a shard and building is several times faster. What it would
+    # protect, unflushed writes to a shard in use, does not exist here.
+    return qe.EdgeConfig(
+        vectors={"dense": qe.EdgeVectorParams(size=dim, distance=qe.Distance.Cosine)},
+        sparse_vectors={"bm25": qe.EdgeSparseVectorParams(modifier=qe.Modifier.Idf)},
+        hnsw_config=qe.HnswIndexConfig(m=16, ef_construct=128, full_scan_threshold=10_000),
+        optimizers=qe.EdgeOptimizersConfig(indexing_threshold=10_000),
+        wal_enabled=False,
+    )
 
 
 def _point(entry: IndexEntry) -> qe.Point:
@@ -416,6 +428,47 @@ def _engine() -> Iterator[None]:
         raise StoreError(f"the search engine failed: {error}; {REBUILD}") from error
 
 
+# --- the graph ------------------------------------------------------------------------------------------------------
+
+
+def _build_graph(path: Path, chunk_ids: Sequence[str]) -> int | None:
+    """Index the shard's vectors; the narrowest beam that finds `_RECALL` of the true neighbours, None if none does."""
+    with _engine():
+        shard = qe.EdgeShard.load(str(path))
+        try:
+            shard.optimize()
+            shard.flush()
+            questions = _questions_near(shard, chunk_ids)
+            truth = _neighbours(shard, questions, qe.SearchParams(exact=True))
+            for ef in _BEAMS:
+                found = _neighbours(shard, questions, qe.SearchParams(hnsw_ef=ef))
+                if sum(len(a & b) for a, b in zip(truth, found, strict=True)) >= _RECALL * sum(map(len, truth)):
+                    return ef
+            return None
+        finally:
+            shard.close()
+
+
+def _questions_near(shard: qe.EdgeShard, chunk_ids: Sequence[str]) -> list[list[float]]:
+    """Vectors about as far from a stored one as a question is from its passage: a stored one would find itself."""
+    sample = random.Random(0).sample(chunk_ids, min(len(chunk_ids), _SAMPLE))  # noqa: S311 – not a secret
+    records = shard.retrieve([_point_id(chunk_id) for chunk_id in sample], with_payload=False, with_vector=["dense"])
+    stored = np.array([record.vector["dense"] for record in records if isinstance(record.vector, dict)])
+    noise = np.random.default_rng(0).normal(size=stored.shape) / np.sqrt(stored.shape[1])
+    questions: list[list[float]] = (stored + noise).tolist()
+    return questions
+
+
+def _neighbours(shard: qe.EdgeShard, questions: list[list[float]], params: qe.SearchParams) -> list[set[qe.PointId]]:
+    return [
+        {
+            point.id
+            for point in shard.query(qe.QueryRequest(10, query=qe.Query.Nearest(question, "dense"), params=params))
+        }
+        for question in questions
+    ]
+
+
 # --- checks and files -----------------------------------------------------------------------------------------------
 
 
@@ -454,6 +507,21 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(f"the index at {path} cannot be written: {error}; the one before stays in use") from error
+
+
+def _copy_sparse(source: str, target: str) -> None:
+    """Copy a file and leave its holes: the engine's files are mostly holes, and filling them costs 60 times the disk."""
+    with Path(source).open("rb") as old, Path(target).open("wb") as new:
+        size, end = os.fstat(old.fileno()).st_size, 0
+        new.truncate(size)
+        with suppress(OSError):  # ENXIO: no data after this point
+            while end < size:
+                start = os.lseek(old.fileno(), end, os.SEEK_DATA)
+                end = os.lseek(old.fileno(), start, os.SEEK_HOLE)
+                old.seek(start)
+                new.seek(start)
+                while (at := old.tell()) < end:
+                    new.write(old.read(min(end - at, 1 << 20)))
 
 
 def _sync(path: Path) -> None:
