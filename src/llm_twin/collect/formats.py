@@ -78,7 +78,9 @@ def read_markdown(data: bytes) -> Reading:
     return reading_from(*split_front_matter(decode(data)))
 
 
-_MODULE_LINE = re.compile(r"(?:import|export)(?:\s+[\w*{\"'`]|\{)")
+_MODULE_LINE = re.compile(
+    r"import\s*(?:['\"{*]|[\w$]+\s*,|[\w$]+\s+from\b)|export\s*(?:[{*]|(?:const|let|var|default|function|async|class)\b)"
+)
 _EXPORTED = re.compile(r"\b(title|date|author|tags)\s*[:=]\s*(?P<quote>['\"`])(.*?)(?P=quote)")
 _JSX_TAG = re.compile(
     r"</?[A-Z][\w.]*(?:\s+(?:[\w:-]+(?:=(?:\"[^\"]*\"|'[^']*'|\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}))?|\{[^}]*\}))*\s*/?>|</?>"
@@ -116,7 +118,8 @@ def _split_modules(text: str) -> tuple[dict[str, str], str]:
         marks = re.match(r" {0,3}(`{3,}|~{3,})", line)
         if marks and not depth:
             fence = "" if fence and marks[1].startswith(fence) else fence or marks[1]
-        if depth or (not fence and _MODULE_LINE.match(line)):
+        starts_block = not kept or not kept[-1].strip()  # elsewhere MDX takes the line for prose
+        if depth or (starts_block and not fence and _MODULE_LINE.match(line)):
             exported |= {found[1]: found[3] for found in _EXPORTED.finditer(line)}
             depth = max(0, depth + sum(map(line.count, "([{")) - sum(map(line.count, ")]}")))
         else:

@@ -17,10 +17,10 @@ MAX_UNPACKED_BYTES = 100_000_000
 MAX_XML_BYTES = 30_000_000
 """The same for its XML parts, which the parser holds in memory as a tree."""
 
-_DOCX_STYLES = """
+_DOCX_STYLES = r"""
 p[style-name='Title'] => h1:fresh
-p[style-name='Quote'] => blockquote:fresh
-p[style-name='Intense Quote'] => blockquote:fresh
+p[style-name='Quote'] => blockquote > p:fresh
+p[style-name='Intense Quote'] => blockquote > p:fresh
 p[style-name='Code'] => pre:separator('\n')
 p[style-name='Source Code'] => pre:separator('\n')
 p[style-name='HTML Preformatted'] => pre:separator('\n')

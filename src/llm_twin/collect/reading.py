@@ -26,13 +26,15 @@ NOTE_WORDS = 100
 """A text of fewer words is a note."""
 LANGUAGE_LETTERS = 80
 """Prose with fewer letters is too short to tell a language."""
-LANGUAGE_SAMPLE = 5000
+LANGUAGE_SAMPLE = 2000
 """Characters of prose that decide on the language."""
 
 _ISO_DAY = re.compile(r"(?<!\d)((?:19|20)\d\d)[-_/](0[1-9]|1[0-2])[-_/](0[1-9]|[12]\d|3[01])(?!\d)")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _ATX = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)(?:[ \t]+#+)?[ \t]*$")
 _SETEXT = re.compile(r" {0,3}=+[ \t]*$")
+_PROGRAM = re.compile(r"(?is)<(script|style|svg)\b.*?</\1>")
+_NOT_WORDS = re.compile(r"`[^`]*`|https?://\S+|<[^>]{1,200}>|[#*_>|\[\](){}=\"“”:;!?-]+")
 _SPOKEN_DATES = ("%B %d, %Y", "%b %d, %Y", "%d %B %Y", "%d %b %Y", "%Y/%m/%d", "%Y.%m.%d", "%Y-%m-%d %H:%M:%S %z")
 
 
@@ -238,26 +240,30 @@ def language_named(value: Any) -> str | None:
 def language_of(text: str) -> str | None:
     """The language of the prose, by py3langid; None when it is too short, reads like code, or nobody could tell."""
     prose = _prose(text)
-    letters = sum(character.isalpha() for character in prose)
-    if letters < LANGUAGE_LETTERS or letters < 0.6 * len(prose):
+    if sum(map(str.isalpha, prose)) < LANGUAGE_LETTERS:
         return None
     code, confidence = _identifier().classify(prose)
     return str(code) if confidence >= 0.8 else None
 
 
 def _prose(text: str) -> str:
-    """The first words of a text without code, addresses and markup."""
+    """The first lines of a text that are words: no code, addresses, markup, or lines of figures and brackets."""
     taken: list[str] = []
     size = 0
-    for line in prose_lines(text):
+    for line in prose_lines(_PROGRAM.sub("", text)):
         if line.startswith(("    ", "\t")):
             continue
-        line = re.sub(r"`[^`]*`|https?://\S+|<[^>]{1,200}>|[#*_>|\[\](){}=-]+", " ", line)
-        taken.append(" ".join(line.split()))
-        size += len(taken[-1])
+        words = " ".join(_NOT_WORDS.sub(" ", line).split())
+        if sum(map(_is_word_part, words)) >= 0.85 * len(words):
+            taken.append(words)
+            size += len(words)
         if size > LANGUAGE_SAMPLE:
             break
     return " ".join(taken)[:LANGUAGE_SAMPLE]
+
+
+def _is_word_part(character: str) -> bool:
+    return character.isalpha() or character in " '’,."
 
 
 @lru_cache(maxsize=1)
