@@ -336,7 +336,15 @@ class Runner(Protocol):
 
 
 class Chunker(Protocol):
-    """Cuts a document into chunks that fit an embedder's window, headings included."""
+    """Cuts a document into chunks that fit an embedder's window, headings included.
+
+    `fingerprint` is equal for two chunkers that cut alike: it covers algorithm, parameters and tokenizer.
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the chunks may."""
+        ...
 
     def chunk(self, document: Document) -> list[Chunk]:
         """Chunks in order, `document.text[c.start:c.end] == c.text` for each."""
