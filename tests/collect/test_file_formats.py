@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from collect.office_files import docx, paragraph, pdf
 from llm_twin.collect import office
-from llm_twin.collect.formats import decode, fenced, read_markdown, read_mdx, read_notebook, read_rst
-from llm_twin.collect.html import read_html
+from llm_twin.collect.formats import decode, read_markdown, read_mdx, read_notebook, read_rst
+from llm_twin.collect.html import fenced, read_html
 from llm_twin.collect.reading import (
     Reading,
     date_in,
@@ -317,6 +317,20 @@ def test_html_becomes_markdown_with_its_code_byte_for_byte_and_quotes_marked() -
     assert "Subscribe" not in reading.text
     assert "About me" not in reading.text
     assert "twin0" not in reading.text
+
+
+def test_code_in_html_survives_wherever_it_stands() -> None:
+    long = "A long paragraph about something that matters to its author, written with care and read with pleasure."
+    page = f"""<html><body><article><p>{long}</p><ol><li><p>Run this:</p><pre>make\n\nmake install</pre></li></ol>
+    <p>{long}</p><pre><span class="k">a</span> ``` b<br>\tc *d* \\_ |</pre><blockquote><p>{long}</p><pre>x\ny</pre>
+    </blockquote><table><tr><td>one</td><td><pre>p = 1\nq = 2</pre></td></tr></table><p>{long}</p>
+    </article></body></html>"""
+    text = read_html(page.encode()).text
+    assert "1. Run this:\n\n```\nmake\n\nmake install\n```\n" in text
+    assert "````\na ``` b\n\tc *d* \\_ |\n````" in text
+    assert "> ```\n> x\n> y\n> ```" in text
+    assert "| one | `p = 1 q = 2` |" in text
+    assert "twin0" not in text
 
 
 def test_html_metadata_comes_from_the_head() -> None:

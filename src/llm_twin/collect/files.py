@@ -139,14 +139,11 @@ class FilesSource:
 
     def _root_stat(self) -> os.stat_result:
         try:
-            found = self._root.stat()
-            if stat.S_ISDIR(found.st_mode):
-                next(os.scandir(self._root), None)
+            return self._root.stat()
         except OSError as error:
             raise SourceError(
                 f"cannot read the source {self.name!r}: {error.strerror} ({self._root}); correct its address"
             ) from error
-        return found
 
     def _below(self, folder: _Folder) -> Iterator[Item | ItemState]:
         try:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llm_twin.collect.html import read_html
+from llm_twin.collect.html import fenced, read_html
 from llm_twin.collect.metadata import reading_from, split_front_matter
 from llm_twin.collect.office import read_docx, read_pdf
 from llm_twin.collect.reading import Reading
@@ -210,13 +210,6 @@ def _cell(cell: Mapping[str, Any], language: str) -> str:
     if cell.get("cell_type") != "code" or not text:
         return text if cell.get("cell_type") == "markdown" or text.startswith("---\n") else ""
     return fenced(text, language)
-
-
-def fenced(code: str, language: str = "") -> str:
-    """Code in a fence that is longer than any run of backticks in it."""
-    longest = max((len(run) for run in re.findall(r"`{3,}", code)), default=2)
-    fence = "`" * (longest + 1)
-    return f"{fence}{language}\n{code}\n{fence}"
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
