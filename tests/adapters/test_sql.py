@@ -262,16 +262,31 @@ def test_a_database_of_a_newer_version_is_refused_untouched_and_the_error_says_w
 
 
 def test_several_processes_may_open_an_empty_database_at_once(url):
+    rounds = 15 if url.startswith("sqlite") else 1
+    urls = [url.replace("twin.db", f"twin-{number}.db") for number in range(rounds)]
     script = """
-    warehouse = SqlWarehouse(url)
-    warehouse.save_embeddings({sys.argv[2]: Embedding(np.ones(2, np.float32))})
-    warehouse.close()
+    import multiprocessing
+
+    fork = multiprocessing.get_context("fork")
+
+    def open_and_write(url, number, all_ready):
+        all_ready.wait()
+        warehouse = SqlWarehouse(url)
+        warehouse.save_embeddings({str(number): Embedding(np.ones(2, np.float32))})
+        warehouse.close()
+
+    for url in sys.argv[1:]:
+        all_ready = fork.Barrier(6)
+        started = [fork.Process(target=open_and_write, args=(url, number, all_ready)) for number in range(6)]
+        for process in started:
+            process.start()
+        for process in started:
+            process.join()
     """
-    started = [run(script, url, str(number)) for number in range(5)]
-    assert [process.wait(120) for process in started] == [0] * 5
-    warehouse = SqlWarehouse(url)
-    assert warehouse.embedding_keys() == {"0", "1", "2", "3", "4"}
-    warehouse.close()
+    assert run(script, *urls).wait(240) == 0
+    for each in urls:
+        with closing(SqlWarehouse(each)) as warehouse:
+            assert warehouse.embedding_keys() == {"0", "1", "2", "3", "4", "5"}
 
 
 # --- databases that are not ours ------------------------------------------------------------------------------------

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import math
 import re
+import sqlite3
 import struct
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -450,9 +452,22 @@ def _engine(url: sa.URL, busy_timeout_s: float) -> Engine:
 def _prepare_sqlite(busy_timeout_ms: int, connection: Any, _: Any) -> None:
     connection.isolation_level = None  # sqlite3 must not begin transactions on its own: _begin_sqlite does
     connection.execute(f"PRAGMA busy_timeout = {busy_timeout_ms}")
-    connection.execute("PRAGMA journal_mode = WAL")
+    _use_write_ahead_log(connection, busy_timeout_ms / 1000)
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _use_write_ahead_log(connection: Any, busy_timeout_s: float) -> None:
+    """Processes that open a new file at once get SQLITE_BUSY here without the busy timeout, so the wait is ours."""
+    give_up_at = time.monotonic() + busy_timeout_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.01)
 
 
 def _begin_sqlite(connection: Connection) -> None:
