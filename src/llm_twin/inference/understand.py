@@ -2,7 +2,7 @@
 
 Rules without a model, and shy ones: a filter that is wrong hides the answer, a filter that is missed only leaves more
 to rank. So a name, a platform or a year counts only where the words around it say that it speaks of the writing.
-To teach it a platform, add its spelling to `_PLATFORMS`.
+To teach it a platform, add its spelling to `PLATFORMS`.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def describe(where: Filter) -> str:
     if where.authors:
         parts.append("by " + " or ".join(where.authors))
     if where.sources:
-        parts.append("on " + " or ".join(_PLATFORMS.get(source, source) for source in where.sources))
+        parts.append("on " + " or ".join(PLATFORMS.get(source, source) for source in where.sources))
     if where.kinds:
         parts.append("among " + " and ".join(_PLURALS.get(kind, kind) for kind in where.kinds))
     if where.languages:
@@ -228,15 +228,15 @@ def _spellings(authors: Sequence[Author]) -> dict[str, str]:
 
 # --- where and of what kind -----------------------------------------------------------------------------------------
 
-_PLATFORMS = {"github": "GitHub", "linkedin": "LinkedIn", "medium": "Medium", "substack": "Substack"}
+PLATFORMS = {"github": "GitHub", "linkedin": "LinkedIn", "medium": "Medium", "substack": "Substack"}
 _PLURALS = {"article": "articles", "post": "posts", "repository": "repositories", "note": "notes"}
-_KIND_WORDS = {
+KIND_WORDS = {
     "article": r"blog\s+posts?|blog\s+entries|articles?|essays?",
     "post": r"posts?",
     "repository": r"repositories|repository|repos?|READMEs?",
     "note": r"notes?",
 }
-_ANY_KIND = "|".join(_KIND_WORDS.values())
+_ANY_KIND = "|".join(KIND_WORDS.values())
 _WHOSE = r"(?:my|your|his|her|their|our|the\s+author['’]s|they|their)"
 _PUBLISH = (
     r"(?:writ(?:e|es|ing|ten)|wrote|sa(?:y|ys|id)|post(?:s|ed|ing)?|publish(?:es|ed|ing)?|mention(?:s|ed)?|"
@@ -246,7 +246,7 @@ _PUBLISH = (
 
 def _find_sources(text: str, sources: Collection[str]) -> Iterator[_Clue]:
     """Platforms as the place of the writing, not as its subject ("hosting on GitHub") or a word ("medium heat")."""
-    for source, spelling in _PLATFORMS.items():
+    for source, spelling in PLATFORMS.items():
         if source not in sources:
             continue
         name = f"(?:{spelling}|{source})" if source == "medium" else f"(?i:{spelling})"
@@ -268,11 +268,11 @@ def _find_kinds(text: str, kinds: Collection[str]) -> Iterator[_Clue]:
     """Kinds of writing, where there is more than one kind to choose from."""
     if len(set(kinds)) < 2:
         return
-    platform = rf"(?:(?:{'|'.join(_PLATFORMS.values())})\s+)?"
+    platform = rf"(?:(?:{'|'.join(PLATFORMS.values())})\s+)?"
     plural = r"(?=(?:blog\s+)?\w+s\b)"
     asks = rf"(?:^\s*|\b(?:[Ww]hich|[Ww]hat|[Ff]ind|[Ll]ist|[Ss]how(?:\s+me)?|[Oo]nly)\s+(?:{_WHOSE}\s+|the\s+)?)"
     goes_on = r"(?=\s+(?:about|on|by|from|mention|discuss|say|cover|that)\b|\s*[?.!]*\s*$)"
-    for kind, words in _KIND_WORDS.items():
+    for kind, words in KIND_WORDS.items():
         if kind not in kinds:
             continue
         # A blog post is an article; a post alone is what social platforms call so.
@@ -338,18 +338,18 @@ def _find_dates(text: str, now: datetime) -> Iterator[_Clue]:
         return not any(start < match.end() and match.start() < end for start, end in taken)
 
     for match in _RANGE.finditer(text):
-        first, last = _period(match["first"]), _period(match["last"])
+        first, last = period_of(match["first"]), period_of(match["last"])
         if first and last and _plausible(first, now) and first[0] < last[1]:
             taken.append(match.span())
             yield _Clue(*match.span(), Filter(since=first[0], until=last[1]))
     for match in filter(free, _SINGLE.finditer(text)):
-        period = _period(match["date"])
+        period = period_of(match["date"])
         bounds = period and _bounds(match["how"], period, onwards=bool(match["onwards"]))
         if period and bounds and _plausible(period, now):
             taken.append(match.span())
             yield _Clue(*match.span(), bounds)
     for match in filter(free, _OF_YEAR.finditer(text)):
-        period = _period(match["date"])
+        period = period_of(match["date"])
         if period and _plausible(period, now):
             yield _Clue(*match.span("clue"), Filter(since=period[0], until=period[1]))
     for match in _ROLLING.finditer(text):
@@ -381,7 +381,7 @@ def _bounds(how: str, period: tuple[datetime, datetime], *, onwards: bool) -> Fi
     return Filter(since=begin, until=end)
 
 
-def _period(date: str) -> tuple[datetime, datetime] | None:
+def period_of(date: str) -> tuple[datetime, datetime] | None:
     """The day, month or year a date names, as [begin, end); None for a date that does not exist."""
     year = int(re.search(_YEAR, date)[0])  # type: ignore[index]  # every form of _DATE holds a year
     rest = re.sub(_YEAR, " ", date, count=1)

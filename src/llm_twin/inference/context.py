@@ -1,0 +1,133 @@
+"""From hits to passages: what a reader or a model gets to see, whole, without repeats, within a budget."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from llm_twin.core.records import DocumentHeader, Hit, Passage
+from llm_twin.core.text import sentences
+
+# Between two chunks of one document there may stand what the chunker keeps out of the text: blank lines, a heading.
+GAP = 200
+# Share of a passage's word triples that an earlier passage already shows, from which it tells nothing new.
+REPEATED = 0.8
+
+
+def assemble(
+    hits: Sequence[Hit],
+    *,
+    budget_tokens: int,
+    count: Callable[[str], int],
+    texts: Callable[[Collection[str]], Mapping[str, str]],
+) -> list[Passage]:
+    """Passages from hits, best first and numbered from 1, together at most `budget_tokens` as `count` counts them.
+
+    Hits that stand next to each other in a document become one passage. `texts` gives the stored cleaned text of
+    documents: every passage stands in it word for word at its offsets, and a hit whose words are no longer there is
+    left out, because nothing could be cited from it. The best passage is cut after a sentence where it alone is too
+    long.
+    """
+    stored = texts({hit.chunk.document_id for hit in hits})
+    placed = [stretch for hit in hits if (stretch := _place(hit, stored.get(hit.chunk.document_id, "")))]
+    seen: list[frozenset[tuple[str, ...]]] = []
+    passages: list[Passage] = []
+    left = budget_tokens
+    for stretch in _merged(placed, stored, fits=lambda text: count(text) <= budget_tokens):
+        text = stored[stretch.document.id][stretch.start : stretch.end]
+        words = _triples(text)
+        if any(len(words & earlier) >= REPEATED * len(words) for earlier in seen):
+            continue
+        cost = count(text)
+        if cost > left and not passages:
+            text = _cut(text, left, count)
+            cost = count(text)
+        if not text or cost > left:
+            continue
+        seen.append(words)
+        left -= cost
+        passages.append(
+            Passage(
+                number=len(passages) + 1,
+                document=stretch.document,
+                text=text,
+                start=stretch.start,
+                end=stretch.start + len(text),
+                score=stretch.score,
+                heading_path=stretch.heading_path,
+                chunk_ids=stretch.chunk_ids,
+            )
+        )
+    return passages
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """A part of a stored text that hits cover."""
+
+    document: DocumentHeader
+    start: int
+    end: int
+    score: float
+    heading_path: tuple[str, ...]
+    chunk_ids: tuple[str, ...]
+
+
+def _place(hit: Hit, text: str) -> _Stretch | None:
+    """Where the hit's words stand in the stored text now; None when they are gone (its document was edited since)."""
+    chunk = hit.chunk
+    start = chunk.start if text[chunk.start : chunk.end] == chunk.text else text.find(chunk.text)
+    if start < 0 or not chunk.text:
+        return None
+    return _Stretch(hit.document, start, start + len(chunk.text), hit.score, chunk.heading_path, (chunk.id,))
+
+
+def _merged(
+    placed: Sequence[_Stretch], stored: Mapping[str, str], *, fits: Callable[[str], bool]
+) -> Iterator[_Stretch]:
+    """Neighbours joined as long as the whole fits the budget; in the order of each one's best hit."""
+    left = list(placed)
+    while left:
+        whole = left.pop(0)
+        while neighbour := next((other for other in left if _adjacent(whole, other)), None):
+            joined = _join(whole, neighbour)
+            if not fits(stored[whole.document.id][joined.start : joined.end]):
+                break
+            left.remove(neighbour)
+            whole = joined
+        yield whole
+
+
+def _adjacent(one: _Stretch, other: _Stretch) -> bool:
+    if one.document.id != other.document.id:
+        return False
+    first, second = sorted((one, other), key=lambda stretch: stretch.start)
+    return second.start - first.end <= GAP
+
+
+def _join(whole: _Stretch, neighbour: _Stretch) -> _Stretch:
+    first, second = sorted((whole, neighbour), key=lambda stretch: stretch.start)
+    end = max(first.end, second.end)
+    return replace(
+        whole,
+        start=first.start,
+        end=end,
+        heading_path=first.heading_path,
+        chunk_ids=(*first.chunk_ids, *second.chunk_ids),
+    )
+
+
+def _triples(text: str) -> frozenset[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.casefold())
+    return frozenset(zip(words, words[1:], words[2:], strict=False)) or frozenset({tuple(words)})
+
+
+def _cut(text: str, budget_tokens: int, count: Callable[[str], int]) -> str:
+    """The longest run of whole sentences from the beginning that fits; "" when not even the first does."""
+    end = 0
+    for _, stop in sentences(text):
+        if count(text[:stop]) > budget_tokens:
+            break
+        end = stop
+    return text[:end]

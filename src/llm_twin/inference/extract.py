@@ -1,0 +1,217 @@
+"""An answer without a model: the few sentences of the author that answer best, word for word, each with its place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from llm_twin.core.ports import Embedder, SparseEncoder
+from llm_twin.core.records import Citation, Passage
+from llm_twin.core.text import Block, blocks, sentences_within
+from llm_twin.core.vectors import Matrix, maxsim
+
+MAX_SENTENCES = 4
+MAX_CHARACTERS = 700
+# Longer sentences are lists or tables in disguise, shorter ones say nothing alone.
+SENTENCE_CHARACTERS = (25, 450)
+# Share of the relevance in the trade against novelty. Source: Carbonell & Goldstein 1998, The Use of MMR.
+RELEVANCE = 0.7
+# A further sentence is worth reading only where it is nearly as relevant as the best one.
+WORTH = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class Extract:
+    """Quotes with their markers as `text`. `passages` are renumbered in the order in which they are quoted."""
+
+    text: str
+    citations: tuple[Citation, ...]
+    passages: tuple[Passage, ...]
+
+
+def extract(question: str, passages: Sequence[Passage], *, embedder: Embedder, sparse: SparseEncoder) -> Extract:
+    """Two to four sentences of `passages` that answer the question best, in readable order.
+
+    Sentences are scored by the likeness of their meaning (cosine and late interaction) and by the question's words
+    they hold, and chosen for relevance and novelty. What the author quotes from others is not taken, code only where
+    the question asks for it. The text is empty where the passages hold no sentence.
+    """
+    candidates = [sentence for passage in passages for sentence in _sentences(passage)]
+    if not candidates:
+        return Extract("", (), tuple(passages))
+    chosen = _choose(question, candidates, embedder, sparse)
+    if _ASKS_FOR_CODE.search(question):
+        chosen += _code_after(chosen, passages)
+    quotes = _runs(chosen, passages)
+    order = list(dict.fromkeys(passage.number for passage, _, _ in quotes))
+    numbers = {old: new for new, old in enumerate(order, start=1)}
+    rest = [passage for passage in passages if passage.number not in numbers]
+    by_number = {passage.number: passage for passage in passages}
+    return Extract(
+        text=_written(quotes, numbers),
+        citations=tuple(cite(passage, start, end, number=numbers[passage.number]) for passage, start, end in quotes),
+        passages=tuple(
+            replace(passage, number=number)
+            for number, passage in enumerate([*(by_number[old] for old in order), *rest], start=1)
+        ),
+    )
+
+
+def cite(passage: Passage, start: int, end: int, *, number: int) -> Citation:
+    """The citation of `passage.text[start:end]`, with its offsets in the document."""
+    return Citation(
+        number=number,
+        document_id=passage.document.id,
+        title=passage.document.title,
+        quote=passage.text[start:end],
+        start=passage.start + start,
+        end=passage.start + end,
+        url=passage.document.url,
+        published_at=passage.document.published_at,
+    )
+
+
+# --- sentences ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Sentence:
+    """A sentence of a passage by its offsets there. `leans_on` is the sentence before, where it cannot stand alone."""
+
+    passage: Passage
+    start: int
+    end: int
+    leans_on: _Sentence | None = None
+
+    @property
+    def text(self) -> str:
+        return self.passage.text[self.start : self.end]
+
+
+_DANGLING = re.compile(
+    r"[*_\"“'(\[]*(?:it|its|this|that|these|those|they|them|their|he|she|his|her|such|so|but|and|or|however|therefore|"
+    r"thus|hence|instead|otherwise|also|moreover|besides|still|yet|then|nevertheless|additionally|similarly|likewise|"
+    r"consequently|for example|for instance|in particular|as a result|the (?:latter|former|same|other))\b(?!['’]s why)",
+    re.IGNORECASE,
+)
+_ASKS_FOR_CODE = re.compile(
+    r"\b(?:show|give|paste|see|print)\b.*\b(?:code|snippet|example|command|script|query|regex|config\w*)\b"
+    r"|\b(?:code|snippet|script|command|syntax|regex|query)s?\s+(?:for|to|that|which|of)\b"
+    r"|\b(?:what|which)(?:\s+is|['’]s)?\s+(?:the\s+)?(?:exact\s+)?(?:command|syntax|code|snippet|regex)\b"
+    r"|\bhow (?:do|can|would) (?:i|you|we) (?:write|call|type|invoke|run)\b",
+    re.IGNORECASE,
+)
+
+
+def _sentences(passage: Passage) -> Iterator[_Sentence]:
+    """The author's own sentences of a passage that say something, without questions and lead-ins to a list or code."""
+    for block in _own_paragraphs(blocks(passage.text)):
+        before: _Sentence | None = None
+        for start, end in sentences_within(passage.text, block.start, block.end, passage.document.language):
+            sentence = _Sentence(passage, start, end)
+            if before and _DANGLING.match(sentence.text):
+                sentence = replace(sentence, leans_on=replace(before, leans_on=None))
+            if SENTENCE_CHARACTERS[0] <= end - start <= SENTENCE_CHARACTERS[1] and sentence.text[-1] not in "?:":
+                yield sentence
+            before = sentence
+
+
+def _own_paragraphs(found: Sequence[Block]) -> Iterator[Block]:
+    for block in found:
+        if block.kind == "paragraph":
+            yield block
+        elif block.kind != "quote":
+            yield from _own_paragraphs(block.children)
+
+
+def _choose(
+    question: str, candidates: Sequence[_Sentence], embedder: Embedder, sparse: SparseEncoder
+) -> list[_Sentence]:
+    """The best sentence, then those that add most to it, while they are worth their length."""
+    vectors, relevance = _relevance(question, candidates, embedder, sparse)
+    likeness = vectors @ vectors.T
+    best = int(relevance.argmax())
+    picked = [best]
+    length = _length(candidates[best])
+    while len(picked) < min(MAX_SENTENCES, len(candidates)):
+        gain = RELEVANCE * relevance - (1 - RELEVANCE) * likeness[:, picked].max(axis=1)
+        gain[picked] = -np.inf
+        following = int(gain.argmax())
+        length += _length(candidates[following])
+        too_weak = relevance[following] < WORTH * relevance[best] and len(picked) > 1
+        if too_weak or length > MAX_CHARACTERS:
+            break
+        picked.append(following)
+    return [candidates[index] for index in picked]
+
+
+def _relevance(
+    question: str, candidates: Sequence[_Sentence], embedder: Embedder, sparse: SparseEncoder
+) -> tuple[Matrix, Matrix]:
+    """Sentence vectors, and how well each sentence answers: three likenesses in [0, 1], added with equal weight."""
+    texts = [candidate.text for candidate in candidates]
+    embeddings = embedder.embed(texts, tokens=True)
+    vectors = np.stack([embedding.vector for embedding in embeddings])
+    packed = [embedding.tokens for embedding in embeddings if embedding.tokens is not None]
+    meaning = vectors @ embedder.embed([question])[0].vector
+    closeness = np.array(maxsim(embedder.embed_tokens(question), packed), dtype=np.float32)
+    asked = set(sparse.encode_query(question).indices)
+    held = [len(asked & set(sparse.encode(text).indices)) / max(len(asked), 1) for text in texts]
+    prior = np.array([1 / candidate.passage.number for candidate in candidates], dtype=np.float32)
+    return vectors, meaning + closeness + 0.5 * np.array(held, dtype=np.float32) + 0.1 * prior
+
+
+def _length(sentence: _Sentence) -> int:
+    leaned_on = sentence.leans_on
+    return sentence.end - sentence.start + (leaned_on.end - leaned_on.start if leaned_on else 0)
+
+
+# --- writing it down ------------------------------------------------------------------------------------------------
+
+
+def _code_after(chosen: Sequence[_Sentence], passages: Sequence[Passage]) -> list[_Sentence]:
+    """The first code block that follows the best sentence in its passage, else the first of the best passage."""
+    for passage in dict.fromkeys([chosen[0].passage, *passages]):
+        code = [block for block in blocks(passage.text) if block.kind == "code"]
+        after = [block for block in code if passage is chosen[0].passage and block.start >= chosen[0].end]
+        for block in after or code:
+            return [_Sentence(passage, block.start, block.end)]
+    return []
+
+
+def _runs(chosen: Sequence[_Sentence], passages: Sequence[Passage]) -> list[tuple[Passage, int, int]]:
+    """Quotes in reading order: the passage with the best sentence first; sentences that touch become one quote."""
+    first_seen = list(dict.fromkeys(sentence.passage.number for sentence in chosen))
+    by_number = {passage.number: passage for passage in passages}
+    quotes: list[tuple[Passage, int, int]] = []
+    for number in first_seen:
+        passage = by_number[number]
+        spans = sorted(
+            {
+                (part.start, part.end)
+                for sentence in chosen
+                if sentence.passage.number == number
+                for part in (sentence.leans_on, sentence)
+                if part
+            }
+        )
+        for start, end in spans:
+            last = quotes[-1] if quotes else None
+            if last and last[0] is passage and "\n\n" not in (gap := passage.text[last[2] : start]) and not gap.strip():
+                quotes[-1] = (passage, last[1], max(end, last[2]))
+            else:
+                quotes.append((passage, start, end))
+    return quotes
+
+
+def _written(quotes: Sequence[tuple[Passage, int, int]], numbers: dict[int, int]) -> str:
+    """One paragraph for each quote, its marker at the end; after code the marker stands on a line of its own."""
+    pieces = []
+    for passage, start, end in quotes:
+        quote = passage.text[start:end]
+        fenced = quote.startswith(("```", "~~~", "    ")) or quote.endswith(("```", "~~~"))
+        pieces.append(f"{quote}{chr(10) if fenced else ' '}[{numbers[passage.number]}]")
+    return "\n\n".join(pieces)

@@ -1,0 +1,390 @@
+"""The story of an answer: understand, find, judge, write, verify. `Twin` calls it; terminal and servers stream it."""
+
+from __future__ import annotations
+
+import contextvars
+import re
+import time
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from llm_twin.core.errors import ConfigError, ModelError, NotFound
+from llm_twin.core.ports import (
+    ActiveSpan,
+    Embedder,
+    LanguageModel,
+    Reranker,
+    SparseEncoder,
+    Tracer,
+    VectorIndex,
+    Warehouse,
+)
+from llm_twin.core.records import (
+    Answer,
+    Author,
+    Done,
+    Event,
+    Filter,
+    Hit,
+    Message,
+    Passage,
+    Passages,
+    TextDelta,
+    Understood,
+    Withdrawn,
+)
+from llm_twin.inference.context import assemble
+from llm_twin.inference.evidence import Evidence, weigh
+from llm_twin.inference.extract import extract
+from llm_twin.inference.retrieve import Candidate, Retriever
+from llm_twin.inference.understand import (
+    KIND_WORDS,
+    KINDS,
+    PLATFORMS,
+    Understanding,
+    describe,
+    in_conversation,
+    merge,
+    period_of,
+    understand,
+)
+
+# How many of the last passages show the model the author's tone.
+EXEMPLARS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything an answer is made with. Numbers are those of the settings `search` and `ask`.
+
+    `passages` is how many hits the context is assembled from, `context_tokens` how long it may be by the embedder's
+    count, `max_tokens` how long a generated answer may be.
+    """
+
+    index: VectorIndex
+    embedder: Embedder
+    sparse: SparseEncoder
+    store: Warehouse
+    tracer: Tracer
+    reranker: Reranker | None = None
+    model: LanguageModel | None = None
+    authors: Sequence[Author] = ()
+    candidates: int = 50
+    passages: int = 8
+    context_tokens: int = 2000
+    max_tokens: int = 800
+
+    @property
+    def retriever(self) -> Retriever:
+        """The search over these parts."""
+        return Retriever(self.index, self.embedder, self.sparse, self.reranker, self.candidates)
+
+    def texts(self, document_ids: Collection[str]) -> Mapping[str, str]:
+        """The cleaned text of documents, in which all offsets stand."""
+        return {made.document.id: made.document.text for made in self.store.features(document_ids)}
+
+
+def search(query: str, *, parts: Parts, k: int, where: Filter, method: str = "reranked") -> list[Hit]:
+    """The chunks that match best, best first; those that hold a quoted phrase word for word come before all others.
+
+    Only the filter given applies: a list of hits has no place to say that a filter was read out of the query.
+    """
+    with parts.tracer.span("search", method=method) as span:
+        phrases = understand(query, now=_NEVER).phrases
+        hits = parts.retriever.retrieve([query], k=k, where=where, phrases=phrases, method=method, tracer=parts.tracer)
+        span.set(hits=len(hits))
+        return hits
+
+
+def answer(
+    question: str,
+    *,
+    parts: Parts,
+    where: Filter = Filter(),
+    history: Sequence[Message] = (),
+    now: datetime | None = None,
+) -> Iterator[Event]:
+    """Answer from the author's writing, event by event: `Understood`, `Passages`, text, and `Done` with the answer.
+
+    Without a model, or when it fails, the answer quotes; where the writing does not cover the question it abstains.
+    What the question says about author, platform, kind and time filters the search unless `where` speaks of the same.
+    Raises `IndexMismatch` and `StoreError`; a failing language model is a note in the answer, not an error.
+    """
+    return _in_own_context(_answer(question, parts, where, history, now or datetime.now(UTC)))
+
+
+def collected(events: Iterator[Event]) -> Answer:
+    """The answer at the end of its events."""
+    for event in events:
+        if isinstance(event, Done):
+            return event.answer
+    raise AssertionError("the events of an answer end with Done")
+
+
+# --- the story ------------------------------------------------------------------------------------------------------
+
+
+def _answer(
+    question: str, parts: Parts, where: Filter, history: Sequence[Message], now: datetime
+) -> Generator[Event, None, None]:
+    clock = _Clock(parts.tracer)
+    with clock.span("answer", mode="generative" if parts.model else "extractive") as root:
+        with clock.span("understand"):
+            understood = _understand(in_conversation(question, history), parts, now)
+        asked_for = merge(understood.where, where)
+        yield Understood(understood.text, asked_for, understood.notes)
+
+        found = _find(understood, asked_for, where, parts, clock)
+        with clock.span("context") as span:
+            passages = assemble(
+                [candidate.hit for candidate in found.candidates[: parts.passages]],
+                budget_tokens=parts.context_tokens,
+                count=parts.embedder.tokenizer.count,
+                texts=parts.texts,
+            )
+            span.set(passages=len(passages))
+        root.set(strength=found.evidence.strength)
+
+        if not passages or not found.evidence.enough:
+            answered = _abstention(passages, found, where, parts)
+            yield Passages(tuple(passages))
+            yield TextDelta(answered.text)
+        else:
+            answered = yield from _written(question, passages, history, parts, clock)
+        root.set(answer=answered.mode)
+        notes = (*understood.notes, *found.notes, *answered.notes)
+        answered = replace(answered, notes=notes, trace_id=root.trace_id)
+    yield Done(replace(answered, timings_ms=clock.timings_ms))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Candidates, how strong their evidence is, and what the reader should know about the search."""
+
+    candidates: Sequence[Candidate]
+    evidence: Evidence
+    notes: tuple[str, ...] = ()
+
+
+def _understand(question: str, parts: Parts, now: datetime) -> Understanding:
+    """Filters are only those that the index could satisfy; it is asked only about what the question mentions."""
+    lowered = question.lower()
+    mentions_kind = re.search("|".join(KIND_WORDS.values()), question, re.IGNORECASE)
+    return understand(
+        question,
+        authors=parts.authors,
+        sources=[name for name in PLATFORMS if name in lowered and parts.index.count(Filter(sources=(name,)))],
+        kinds=[kind for kind in KINDS if mentions_kind and parts.index.count(Filter(kinds=(kind,)))],
+        now=now,
+    )
+
+
+def _find(understood: Understanding, asked_for: Filter, explicit: Filter, parts: Parts, clock: _Clock) -> _Found:
+    """Search under the filter. One that was only read out of the question gives way where nothing useful is under it.
+
+    A filter the caller set is an order and never gives way. One we inferred is a guess about words: who asks what he
+    wrote in 2019 is better served by "nothing from 2019, but in 2021 …" than by silence.
+    """
+    found = _search(understood, asked_for, parts, clock)
+    if found.evidence.enough or asked_for == explicit:
+        return found
+    wider = _search(understood, explicit, parts, clock)
+    if not wider.evidence.enough:
+        return found if found.candidates else wider
+    inferred = describe(asked_for)
+    return replace(
+        wider,
+        notes=(f"Nothing published {inferred} covers this, so the answer comes from everything.", *wider.notes),
+    )
+
+
+def _search(understood: Understanding, where: Filter, parts: Parts, clock: _Clock) -> _Found:
+    retriever = parts.retriever
+    candidates = retriever.rank(
+        [understood.text], k=parts.passages, where=where, phrases=understood.phrases, tracer=clock
+    )
+    reranker = parts.reranker.name if parts.reranker else ""
+    evidence = weigh(understood.text, candidates, sparse=parts.sparse, reranker=reranker)
+    return _Found(candidates, evidence, tuple(_search_notes(understood, candidates, retriever)))
+
+
+def _search_notes(understood: Understanding, candidates: Sequence[Candidate], retriever: Retriever) -> Iterator[str]:
+    if retriever.clipped(understood.text):
+        yield "The question is long: its meaning was compared by its beginning, its words in full."
+    for phrase in understood.phrases:
+        if candidates and phrase.casefold() not in " ".join(candidates[0].hit.chunk.text.split()).casefold():
+            yield f"Nothing that was found says “{phrase}” word for word."
+
+
+def _abstention(passages: Sequence[Passage], found: _Found, where: Filter, parts: Parts) -> Answer:
+    """In plain words that the writing does not cover the question; the nearest passages are shown, not claimed."""
+    if not parts.index.count():
+        return Answer("Nothing is indexed yet, so there is nothing to answer from; run: twin sync", "abstained")
+    within = f" {describe(where)}" if where else ""
+    if not found.candidates:
+        return Answer(f"There is no writing{within} to answer from.", "abstained")
+    who = parts.authors[0].name if len(parts.authors) == 1 else "the author"
+    text = f"I find nothing{within} in what {who} has published that answers this."
+    return Answer(text, "abstained", passages=tuple(passages))
+
+
+def _written(
+    question: str,
+    passages: Sequence[Passage],
+    history: Sequence[Message],
+    parts: Parts,
+    clock: _Clock,
+) -> Generator[Event, None, Answer]:
+    note = ""
+    if parts.model is not None:
+        yield Passages(tuple(passages))
+        try:
+            return (yield from _generated(question, passages, history, parts.model, parts, clock))
+        except ModelError as error:
+            note = f"The language model failed ({error}), so the answer quotes the author instead."
+            yield Withdrawn(note)
+    with clock.span("extract"):
+        extracted = extract(question, passages, embedder=parts.embedder, sparse=parts.sparse)
+    yield Passages(extracted.passages)
+    yield TextDelta(extracted.text)
+    return Answer(
+        extracted.text,
+        "extractive",
+        citations=extracted.citations,
+        passages=extracted.passages,
+        notes=(note,) if note else (),
+    )
+
+
+def _generated(
+    question: str,
+    passages: Sequence[Passage],
+    history: Sequence[Message],
+    model: LanguageModel,
+    parts: Parts,
+    clock: _Clock,
+) -> Generator[Event, None, Answer]:
+    """The model's answer, streamed, then checked. Raises `ModelError` for a model that fails or stays silent."""
+    from llm_twin.inference.generate import generate
+    from llm_twin.inference.verify import verify
+
+    author = passages[0].document.author
+    with clock.span("generate", model=model.name) as span:
+        pieces = generate(
+            question,
+            passages,
+            model=model,
+            voice=parts.store.profiles().get(author),
+            exemplars=[passage.text for passage in passages[-EXEMPLARS:]],
+            author=author,
+            history=history,
+            max_tokens=parts.max_tokens,
+        )
+        while True:
+            try:
+                piece = next(pieces)
+            except StopIteration as end:
+                draft = end.value
+                break
+            yield TextDelta(piece)
+        span.set(prompt_tokens=draft.usage.prompt_tokens, completion_tokens=draft.usage.completion_tokens)
+        if not draft.text.strip():
+            raise ModelError(f"{model.name} replied with nothing; try another model or a larger token limit")
+    with clock.span("verify"):
+        verified = verify(draft.text, passages, embedder=parts.embedder)
+    return Answer(
+        verified.text,
+        "generated",
+        citations=verified.citations,
+        passages=tuple(passages),
+        unsupported=verified.unsupported,
+        model=draft.model,
+        prompt=draft.prompt,
+        usage=draft.usage,
+    )
+
+
+# --- what a person types --------------------------------------------------------------------------------------------
+
+
+def typed_filter(
+    *,
+    authors: Sequence[str] = (),
+    sources: Sequence[str] = (),
+    kinds: Sequence[str] = (),
+    languages: Sequence[str] = (),
+    since: str | None = None,
+    until: str | None = None,
+    known: Sequence[Author] = (),
+) -> Filter:
+    """A filter from words: names in any case or by alias, dates as YYYY, YYYY-MM or YYYY-MM-DD; `until` is inclusive.
+
+    Raises `NotFound` for an author nobody collected, `ConfigError` for a kind or a date that is none.
+    """
+    for kind in kinds:
+        if kind.lower() not in KINDS:
+            raise ConfigError(f"there is no kind {kind!r}; use one of {', '.join(KINDS)}")
+    return Filter(
+        authors=tuple(dict.fromkeys(_known_author(name, known) for name in authors)),
+        sources=tuple(source.lower() for source in sources),
+        kinds=tuple(kind.lower() for kind in kinds),
+        languages=tuple(language.lower() for language in languages),
+        since=_typed_period("since", since)[0] if since else None,
+        until=_typed_period("until", until)[1] if until else None,
+    )
+
+
+def _known_author(name: str, known: Sequence[Author]) -> str:
+    for author in known:
+        if name.casefold() in {spelling.casefold() for spelling in (author.name, *author.aliases)}:
+            return author.name
+    names = ", ".join(author.name for author in known) or "nobody"
+    raise NotFound(f"nothing was collected from an author {name!r}; known are: {names}")
+
+
+def _typed_period(option: str, date: str) -> tuple[datetime, datetime]:
+    found = period_of(date) if re.fullmatch(r"\d{4}(?:-\d{2}){0,2}", date) else None
+    if found is None:
+        raise ConfigError(f"{option} {date!r} is no date; write YYYY, YYYY-MM or YYYY-MM-DD")
+    return found
+
+
+# --- time and context -----------------------------------------------------------------------------------------------
+
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class _Clock:
+    """A tracer that also adds up the milliseconds of every step by name, for `Answer.timings_ms`."""
+
+    tracer: Tracer
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def span(self, name: str, **attributes: str | int | float | bool) -> Iterator[ActiveSpan]:
+        """A span of the tracer below, measured."""
+        started = time.perf_counter()
+        try:
+            with self.tracer.span(name, **attributes) as span:
+                yield span
+        finally:
+            self.timings_ms[name] = self.timings_ms.get(name, 0.0) + (time.perf_counter() - started) * 1000
+
+
+def _in_own_context(events: Generator[Event, None, None]) -> Iterator[Event]:
+    """The events, each produced in one context of their own.
+
+    A span stays open while its reader holds an event. A server takes every event from whichever thread is free, so
+    the open span must neither leak into that thread nor be looked for there.
+    """
+    context = contextvars.copy_context()
+    end: Any = object()
+    try:
+        while (event := context.run(next, events, end)) is not end:
+            yield event
+    finally:
+        context.run(events.close)

@@ -1,0 +1,219 @@
+"""From a question to the chunks that answer it: encode, search both ways, fuse, look closer, order.
+
+Every method of `METHODS` goes through the same code, so that a benchmark of one measures what users get.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean, pstdev
+from typing import Literal, get_args
+
+from llm_twin.core.errors import ConfigError, IndexMismatch
+from llm_twin.core.ports import Embedder, Reranker, SparseEncoder, Tokenizer, Tracer, VectorIndex
+from llm_twin.core.records import Filter, Hit, IndexInfo, Query
+
+Method = Literal["bm25", "dense", "hybrid", "reranked"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+# How much each kind of evidence weighs once scores are standardised. Equal weights for word and meaning are the
+# untuned choice of Bruch et al. 2023; `benchmarks/retrieval.py` measures what this one does.
+WEIGHTS: Mapping[str, float] = {"dense": 1.0, "bm25": 1.0}
+RERANKER_WEIGHT = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A hit with the raw score of every method that found it: cosine for `dense`, BM25 for `bm25`."""
+
+    hit: Hit
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Retriever:
+    """Search with its collaborators at hand. `candidates` are taken from each method for each query."""
+
+    index: VectorIndex
+    embedder: Embedder
+    sparse: SparseEncoder
+    reranker: Reranker | None = None
+    candidates: int = 50
+
+    def retrieve(
+        self,
+        queries: Sequence[str],
+        *,
+        k: int,
+        where: Filter = Filter(),
+        phrases: Sequence[str] = (),
+        method: str = "reranked",
+        tracer: Tracer,
+    ) -> list[Hit]:
+        """The `k` chunks that match best, best first; the first query is the question, others rephrase it.
+
+        Scores compare within one call only. Raises `IndexMismatch` where the index was built by another embedder, and
+        `ConfigError` for an unknown method.
+        """
+        found = self.rank(queries, k=k, where=where, phrases=phrases, method=method, tracer=tracer)
+        return [candidate.hit for candidate in found]
+
+    def rank(
+        self,
+        queries: Sequence[str],
+        *,
+        k: int,
+        where: Filter = Filter(),
+        phrases: Sequence[str] = (),
+        method: str = "reranked",
+        tracer: Tracer,
+    ) -> list[Candidate]:
+        """The same with the evidence of every method beside each hit."""
+        if method not in METHODS:
+            raise ConfigError(f"there is no search method {method!r}; use one of {', '.join(METHODS)}")
+        info = self.index.info()
+        if info is None or not info.count:
+            return []
+        self._check(info)
+        depth = max(self.candidates, k)
+        pools = []
+        for text in dict.fromkeys(queries):
+            with tracer.span("search", query_length=len(text)) as searching:
+                pools.append(self._search(text, info, where=where, method=method, k=depth))
+                searching.set(found=len(pools[-1]))
+        if phrases:
+            with tracer.span("search", phrases=len(phrases)):
+                pools.append(self._search(" ".join(phrases), info, where=where, method="bm25", k=depth))
+        with tracer.span("fuse"):
+            ranked = _fuse(pools)
+        if method == "reranked" and self.reranker is not None and ranked:
+            with tracer.span("rerank", reranker=self.reranker.name, candidates=len(ranked)):
+                ranked = self._rerank(queries[0], ranked, self.reranker)
+        ranked.sort(key=lambda candidate: not _holds(candidate.hit, phrases))
+        return ranked[:k]
+
+    def clipped(self, question: str) -> bool:
+        """Whether the embedder sees only the beginning of a question this long."""
+        return clip(question, self.embedder.tokenizer) != question
+
+    def _check(self, info: IndexInfo) -> None:
+        for made_by, ours in ((info.embedder, self.embedder.name), (info.sparse, self.sparse.name)):
+            if made_by != ours:
+                raise IndexMismatch(
+                    f"the index was built with {made_by!r} and this workspace searches with {ours!r}; "
+                    "run: twin sync --rebuild"
+                )
+
+    def _search(self, text: str, info: IndexInfo, *, where: Filter, method: str, k: int) -> list[Candidate]:
+        """One query, both ways in one call of the engine."""
+        dense = method != "bm25"
+        lexical = method != "dense"
+        query = Query(
+            text,
+            vector=self.embedder.embed([clip(text, self.embedder.tokenizer)])[0].vector if dense else None,
+            sparse=self.sparse.encode_query(text, languages=info.languages) if lexical else None,
+            where=where,
+        )
+        return pool(self.index.search(query, k=k))
+
+    def _rerank(self, question: str, ranked: Sequence[Candidate], reranker: Reranker) -> list[Candidate]:
+        name = reranker.name
+        closer = reranker.scores(clip(question, self.embedder.tokenizer), [candidate.hit for candidate in ranked])
+        fused = standardised([candidate.hit.score for candidate in ranked])
+        again = [
+            replace(
+                candidate,
+                hit=replace(
+                    candidate.hit,
+                    score=before + RERANKER_WEIGHT * now,
+                    found_by=(*candidate.hit.found_by, name),
+                ),
+                scores={**candidate.scores, name: raw},
+            )
+            for candidate, before, now, raw in zip(ranked, fused, standardised(closer), closer, strict=True)
+        ]
+        return _in_order(again)
+
+
+def pool(found: Mapping[str, Sequence[Hit]]) -> list[Candidate]:
+    """The results of several methods as one list, best first: their standardised scores mixed by `WEIGHTS`.
+
+    Standardised scores beat reciprocal ranks because they keep by how much one hit beats the next. A hit that a method
+    did not return gets the lowest score the method did return: the most it could have had.
+    Source: Bruch, Gai & Ingber 2023, An Analysis of Fusion Functions for Hybrid Retrieval.
+    """
+    hits = {hit.chunk.id: hit for results in found.values() for hit in results}
+    raw = {method: {hit.chunk.id: hit.score for hit in results} for method, results in found.items() if results}
+    mixed = dict.fromkeys(hits, 0.0)
+    for method, scores in raw.items():
+        floor = min(scores.values())
+        for chunk_id, score in zip(hits, standardised([scores.get(id_, floor) for id_ in hits]), strict=True):
+            mixed[chunk_id] += WEIGHTS.get(method, 1.0) * score
+    return _in_order(
+        [
+            Candidate(
+                replace(hit, score=mixed[chunk_id], found_by=tuple(m for m in raw if chunk_id in raw[m])),
+                {method: scores[chunk_id] for method, scores in raw.items() if chunk_id in scores},
+            )
+            for chunk_id, hit in hits.items()
+        ]
+    )
+
+
+def _fuse(pools: Sequence[Sequence[Candidate]]) -> list[Candidate]:
+    """The results of several queries as one list. One query keeps its scores; several are fused by their ranks."""
+    if len(pools) == 1:
+        return list(pools[0])
+    ranks = reciprocal_ranks([[candidate.hit.chunk.id for candidate in found] for found in pools])
+    best: dict[str, Candidate] = {}
+    for candidate in (candidate for found in pools for candidate in found):
+        known = best.get(candidate.hit.chunk.id)
+        best[candidate.hit.chunk.id] = candidate if known is None else _both(known, candidate)
+    return _in_order(
+        [replace(candidate, hit=replace(candidate.hit, score=ranks[key])) for key, candidate in best.items()]
+    )
+
+
+def _both(one: Candidate, other: Candidate) -> Candidate:
+    found_by = tuple(dict.fromkeys((*one.hit.found_by, *other.hit.found_by)))
+    scores = {
+        method: max(found.scores[method] for found in (one, other) if method in found.scores) for method in found_by
+    }
+    return Candidate(replace(one.hit, found_by=found_by), scores)
+
+
+def reciprocal_ranks(rankings: Sequence[Sequence[str]], *, k: int = 60) -> dict[str, float]:
+    """Fused score of every id that occurs in a ranking: the sum of 1 / (k + rank), ranks from 1.
+
+    Source: Cormack, Clarke & Büttcher 2009, Reciprocal Rank Fusion.
+    """
+    fused: dict[str, float] = {}
+    for ranking in rankings:
+        for rank, id_ in enumerate(ranking, start=1):
+            fused[id_] = fused.get(id_, 0.0) + 1.0 / (k + rank)
+    return fused
+
+
+def standardised(scores: Sequence[float]) -> list[float]:
+    """Scores with mean 0 and standard deviation 1; all 0 where they are all alike."""
+    if not scores:
+        return []
+    mean, spread = fmean(scores), pstdev(scores)
+    return [(score - mean) / spread if spread > 1e-12 else 0.0 for score in scores]
+
+
+def clip(text: str, tokenizer: Tokenizer) -> str:
+    """The beginning of a text that fits the tokenizer's window, cut between tokens."""
+    offsets = tokenizer.offsets(text)
+    return text if len(offsets) <= tokenizer.window else text[: offsets[tokenizer.window - 1][1]]
+
+
+def _holds(hit: Hit, phrases: Sequence[str]) -> bool:
+    text = " ".join(hit.chunk.text.split()).casefold()
+    return all(" ".join(phrase.split()).casefold() in text for phrase in phrases)
+
+
+def _in_order(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Best first; equal scores stand in the order of their documents and offsets, the same on every machine."""
+    return sorted(candidates, key=lambda found: (-found.hit.score, found.hit.document.id, found.hit.chunk.start))
