@@ -186,7 +186,7 @@ def _earlier_matches(
 
 
 def _similar_pairs(matrix: Signatures, jaccard: float, least: float) -> Iterator[tuple[int, int, float]]:
-    """Pairs of rows (earlier, later, estimated Jaccard) that share a band and agree in `least` of the places or more."""
+    """Pairs of rows (earlier, later, estimated Jaccard) that share a band and agree in `least` of all places."""
     rows = _rows_per_band(jaccard)
     seen: set[tuple[int, int]] = set()
     for start in range(0, PERMUTATIONS - rows + 1, rows):
