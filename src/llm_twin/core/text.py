@@ -176,24 +176,18 @@ def plain(text: str) -> str:
     return "\n\n".join(stripped for piece in pieces if (stripped := piece.strip()))
 
 
-def prose(text: str) -> list[str]:
-    """The author's own paragraphs and list items as plain text.
+def prose(text: str, found: Iterable[Block] | None = None) -> list[str]:
+    """The author's own paragraphs and list items as plain text; `found` are the text's blocks where they are known.
 
     Left out is what is not the author's running text: code (also inline), quotes, tables, headings, front matter,
     images, tags and addresses.
     """
     pieces = []
-    quotes = 0
-    container = ""
-    for token in _markdown().parse(_FRONT_MATTER.sub("", text)):
-        if token.type in ("blockquote_open", "blockquote_close"):
-            quotes += token.nesting
-        elif token.type == "inline":
-            if container == "paragraph_open" and not quotes:
-                pieces.append(_TASK.sub("", _URL.sub("", _inline(token, code=False))))
-        elif token.nesting == 1:
-            container = token.type
-    return [piece.strip() for piece in pieces if _has_words(piece)]
+    for block in _own_paragraphs(blocks(text) if found is None else found):
+        source = _REFERENCE_LINK.sub(r"\1", text[block.start : block.end])
+        (inline,) = _markdown().parseInline(source)
+        pieces.append(_TASK.sub("", _URL.sub("", _inline(inline, code=False))).strip())
+    return [piece for piece in pieces if _has_words(piece)]
 
 
 def words(text: str) -> list[str]:
@@ -287,6 +281,14 @@ def _leaves(found: Iterable[Block]) -> Iterator[Block]:
             yield from _leaves(block.children)
         else:
             yield block
+
+
+def _own_paragraphs(found: Iterable[Block]) -> Iterator[Block]:
+    for block in found:
+        if block.kind == "paragraph":
+            yield block
+        elif block.kind != "quote":
+            yield from _own_paragraphs(block.children)
 
 
 def _shown(text: str) -> str:
