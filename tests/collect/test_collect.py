@@ -339,7 +339,7 @@ def test_other_rules_of_redaction_look_at_every_item_again() -> None:
     assert outcomes(run(site, store, redactor=None)) == {"a": "updated", "b": "unchanged"}
 
 
-def test_a_changed_secret_leaves_no_trace_in_the_content_hash() -> None:
+def test_a_secret_that_changes_changes_nothing_that_is_stored() -> None:
     store, site = MemoryWarehouse(), Site({"a": "The word is 1234."})
     run(site, store, redactor=Hush("1234"))
     before = store.document_hashes()

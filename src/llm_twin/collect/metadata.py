@@ -18,8 +18,8 @@ _TAGS = ("tags", "keywords", "categories")
 _LANGUAGE = ("language", "lang", "locale")
 _KIND = ("kind", "type")
 
-_FRONT = re.compile(r"\s*\A(-{3}|\+{3})[ \t]*\n(.*?)^(?:\1|\.{3})[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
-_KEY_LINE = re.compile(r"([A-Za-z][\w .-]*?)[ \t]*[:=][ \t]*(.*)")
+_FRONT = re.compile(r"\A(-{3}|\+{3})[ \t]*\n(.*?)^(?:\1|\.{3})[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
+_KEY_LINE = re.compile(r"([A-Za-z][\w .-]{0,60}?)[ \t]{0,9}[:=][ \t]*(.*)")
 
 
 def split_front_matter(text: str) -> tuple[Mapping[str, Any], str]:

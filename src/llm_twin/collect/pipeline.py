@@ -21,7 +21,7 @@ from typing import Any
 from llm_twin.collect.reading import hash_of
 from llm_twin.core.errors import ItemError, SourceError
 from llm_twin.core.ports import DocumentStore, Progress, Redactor, Source
-from llm_twin.core.records import Document, Item, ItemState, Redaction, to_json
+from llm_twin.core.records import Document, Item, ItemState, Redaction, fingerprint, to_json
 
 BATCH_DOCUMENTS = 32
 """Documents saved at once: what a kill may cost."""
@@ -199,7 +199,9 @@ class _Run:
 
     def _version(self, item: Item) -> str | None:
         """The item's version under this redactor: other rules make another document of the same text."""
-        return f"{item.version} {self.redactor.fingerprint}" if item.version and self.redactor else item.version
+        if item.version is None or self.redactor is None:
+            return item.version
+        return fingerprint(item.version, self.redactor.fingerprint)[:32]
 
     def _redact(self, key: str, document: Document) -> Document:
         if self.redactor is None:
@@ -208,7 +210,7 @@ class _Run:
         if not found:
             return document
         self.redactions[key] = tuple(found)
-        # Hashed anew over what is left: a hash over the whole text would let a short secret be found by trying.
+        # Hashed over what is left: only what will be stored decides whether anything changed.
         return replace(redacted, content_hash=hash_of(redacted))
 
     def _let_go(self, known: ItemState | None, *, unless: str | None = None) -> None:

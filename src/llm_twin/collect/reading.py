@@ -26,14 +26,15 @@ NOTE_WORDS = 100
 """A text of fewer words is a note."""
 LANGUAGE_LETTERS = 80
 """Prose with fewer letters is too short to tell a language."""
-LANGUAGE_SAMPLE = 2000
+LANGUAGE_SAMPLE = 1000
 """Characters of prose that decide on the language."""
 
 _ISO_DAY = re.compile(r"(?<!\d)((?:19|20)\d\d)[-_/](0[1-9]|1[0-2])[-_/](0[1-9]|[12]\d|3[01])(?!\d)")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-_ATX = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)(?:[ \t]+#+)?[ \t]*$")
+_ATX = re.compile(r" {0,3}(#{1,6})[ \t]+(.*)")
+_TITLE_LENGTH = 300
 _SETEXT = re.compile(r" {0,3}=+[ \t]*$")
-_PROGRAM = re.compile(r"(?is)<(script|style|svg)\b.*?</\1>")
+_PROGRAM = re.compile(r"(?i)<(script|style|svg)\b")
 _NOT_WORDS = re.compile(r"`[^`]*`|https?://\S+|<[^>]{1,200}>|[#*_>|\[\](){}=\"“”:;!?-]+")
 _SPOKEN_DATES = ("%B %d, %Y", "%b %d, %Y", "%d %B %Y", "%d %b %Y", "%Y/%m/%d", "%Y.%m.%d", "%Y-%m-%d %H:%M:%S %z")
 
@@ -72,7 +73,7 @@ def document_from(
         raise ItemError("has no text; nothing to collect", skipped=True)
     writer = _writer(reading.authors, author)
     url = storable(reading.url) if reading.url else None
-    title = storable(reading.title or "").strip() or heading_of(text) or name_of(path)
+    title = " ".join(storable(reading.title or "").split()) or heading_of(text) or name_of(path)
     published_at = reading.published_at or date_in(path)
     document = Document(
         id=document_id(writer, source, url or storable(locator)),
@@ -124,13 +125,13 @@ def heading_of(text: str) -> str | None:
     opening = None
     previous = ""
     for number, line in enumerate(prose_lines(text)):
-        found = _ATX.match(line)
-        if found and found[2]:
+        found = _ATX.match(line[:_TITLE_LENGTH])
+        if found and found[2].strip("# \t"):
             if found[1] == "#":
                 return plain(found[2])
             opening = opening or (found[2] if number == 0 else None)
         elif _SETEXT.match(line) and previous and not previous.startswith(("#", ">", "-", "    ")):
-            return plain(previous)
+            return plain(previous[:_TITLE_LENGTH])
         previous = line.strip() and line
     return plain(opening) if opening else None
 
@@ -157,7 +158,8 @@ def plain(markdown: str) -> str:
     """One line of Markdown as the words a reader sees."""
     from markdown_it import MarkdownIt
 
-    tokens = MarkdownIt().parseInline(markdown)[0].children or []
+    without_closing = re.sub(r"[ \t]#+$", "", markdown.rstrip())
+    tokens = MarkdownIt().parseInline(without_closing)[0].children or []
     words = "".join(token.content for token in tokens if token.type in ("text", "code_inline", "softbreak", "image"))
     return re.sub(r"\s*\{[#.:][^}]*\}\s*$", "", words).strip()
 
@@ -250,7 +252,13 @@ def _prose(text: str) -> str:
     """The first lines of a text that are words: no code, addresses, markup, or lines of figures and brackets."""
     taken: list[str] = []
     size = 0
-    for line in prose_lines(_PROGRAM.sub("", text)):
+    program = ""  # the tag of a script, style or drawing we are in
+    for line in prose_lines(text):
+        found = _PROGRAM.search(line)
+        if program or found:
+            program = program or (found[1].lower() if found else "")
+            program = "" if f"</{program}" in line.lower() else program
+            continue
         if line.startswith(("    ", "\t")):
             continue
         words = " ".join(_NOT_WORDS.sub(" ", line).split())
