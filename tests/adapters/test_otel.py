@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 import pytest
 from opentelemetry import trace as otel_trace
 
-from llm_twin.adapters.memory import MemoryTraces, SilentTracer
-from llm_twin.adapters.otel import OtelTracer
+from llm_twin.adapters.memory import MemoryTraces
+from llm_twin.adapters.otel import OtelTracer, SilentTracer
 from llm_twin.adapters.sql import SqlTraces
 from llm_twin.core.errors import StoreError
 from llm_twin.core.ports import ActiveSpan

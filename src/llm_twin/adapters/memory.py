@@ -8,12 +8,10 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llm_twin.core.errors import NotFound, StoreError
-from llm_twin.core.ports import ActiveSpan
 from llm_twin.core.records import (
     Document,
     DocumentFeatures,
@@ -24,7 +22,9 @@ from llm_twin.core.records import (
     VoiceProfile,
     to_json,
 )
-from llm_twin.core.vectors import PackedTokens
+
+if TYPE_CHECKING:
+    from llm_twin.core.vectors import PackedTokens
 
 T = TypeVar("T")
 
@@ -188,21 +188,6 @@ class MemoryTraces:
         with self._lock:
             roots = [span for span in self._spans.values() if span.parent_id is None]
         return sorted(roots, key=lambda span: (span.started_at, span.trace_id), reverse=True)[:limit]
-
-
-class SilentTracer:
-    """The `Tracer` port where tracing is off: spans have the empty trace id and leave nothing behind."""
-
-    def span(self, name: str, **attributes: str | int | float | bool) -> AbstractContextManager[ActiveSpan]:  # noqa: ARG002
-        """Run the block and keep nothing."""
-        return nullcontext(_SilentSpan())
-
-
-class _SilentSpan:
-    trace_id = ""
-
-    def set(self, **attributes: str | int | float | bool) -> None:
-        """Keep nothing."""
 
 
 def _check_fit(state: ItemState, document: Document | None) -> None:
