@@ -25,9 +25,6 @@ def warehouse(request: pytest.FixtureRequest):
 
 @pytest.fixture(params=["memory", *DATABASES])
 def traces(request: pytest.FixtureRequest):
-    if request.param == "memory":
-        yield MemoryTraces()
-        return
-    made = SqlTraces(database_url(request.param, request))
+    made = MemoryTraces() if request.param == "memory" else SqlTraces(database_url(request.param, request))
     yield made
     made.close()

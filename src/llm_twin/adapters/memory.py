@@ -189,6 +189,9 @@ class MemoryTraces:
             roots = [span for span in self._spans.values() if span.parent_id is None]
         return sorted(roots, key=lambda span: (span.started_at, span.trace_id), reverse=True)[:limit]
 
+    def close(self) -> None:
+        """Nothing to release."""
+
 
 def _check_fit(state: ItemState, document: Document | None) -> None:
     if document is None:

@@ -824,7 +824,7 @@ class SqlTraces:
             return [_record(Span, row) for row in connection.execute(newest)]
 
     def close(self) -> None:
-        """Release connections; using the store afterwards is a mistake."""
+        """See `TraceStore.close`."""
         self._database.engine.dispose()
 
 

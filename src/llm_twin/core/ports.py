@@ -169,6 +169,10 @@ class TraceStore(Protocol):
         """The root spans of the latest traces, newest first."""
         ...
 
+    def close(self) -> None:
+        """Release connections; using the store afterwards is a mistake."""
+        ...
+
 
 # --- the vector index -----------------------------------------------------------------------------------------------
 
