@@ -103,18 +103,16 @@ class QdrantEdgeIndex:
 
         Raises `IndexMismatch` when a copy is asked for and the live generation has other encoders or dimensions.
         """
-        self._path.mkdir(parents=True, exist_ok=True)
-        _clear_drafts_of_dead_processes(self._path)
-        base = self._pointer()
+        with _writing(self._path):
+            self._path.mkdir(parents=True, exist_ok=True)
+            _clear_drafts_of_dead_processes(self._path)
+        # Not checked here: a broken pointer must not stand in the way of building anew.
+        base = _read_pointer(self._path)
         folder = self._path / f"draft-{os.getpid()}-{secrets.token_hex(4)}"
         about = IndexInfo("", embedder, sparse, dim, 0, "", datetime.min.replace(tzinfo=UTC))
         try:
             if copy and base is not None:
-                _check_same_encoders(_Manifest.read(self._path / base).info, about)
-                # A reader that opens the generation rewrites two small files through such temporary folders.
-                passing = shutil.ignore_patterns(".atomicwrite*")
-                shutil.copytree(self._path / base, folder, ignore=passing, copy_function=_copy_sparse)
-                shard, digests = qe.EdgeShard.load(str(folder / "shard")), _read_digests(folder)
+                shard, digests = self._copy_live(folder, about)
             else:
                 shard, digests = _create_shard(folder / "shard", dim), {}
             draft = _Draft(self._path, folder, shard, digests, about, base, self._hnsw_above)
@@ -124,6 +122,16 @@ class QdrantEdgeIndex:
                 draft.close()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _copy_live(self, folder: Path, about: IndexInfo) -> tuple[qe.EdgeShard, dict[str, str]]:
+        live = self._path / str(self._pointer())
+        info = _Manifest.read(live).info
+        _check_same_encoders(info, about)
+        # A reader that opens the generation rewrites two small files of it, through such temporary folders.
+        passing = shutil.ignore_patterns(".atomicwrite*")
+        with _writing(self._path):
+            shutil.copytree(live, folder, ignore=passing, copy_function=_copy_sparse)
+        return _open_shard(folder / "shard", info.count, _config(about.dim)), _read_digests(folder)
 
     def _read(self, use: Callable[[str], _T], nothing: _T) -> _T:
         """Use the live generation by name; again if it was cleared in the meantime, as two publications can do."""
@@ -146,17 +154,11 @@ class QdrantEdgeIndex:
     def _load(self, name: str) -> _Generation:
         folder = self._path / name
         manifest = _Manifest.read(folder)
-        with _engine():
-            return _Generation(manifest, qe.EdgeShard.load(str(folder / "shard")))
+        return _Generation(manifest, _open_shard(folder / "shard", manifest.info.count))
 
     def _pointer(self) -> str | None:
-        try:
-            name = (self._path / "current").read_text("ascii").strip()
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise _broken(self._path, f"its file 'current': {error}") from error
-        if not _GENERATION.fullmatch(name):
+        name = _read_pointer(self._path)
+        if name is not None and not _GENERATION.fullmatch(name):
             raise _broken(self._path, f"its file 'current' names {name[:80]!r}, which is no generation")
         return name
 
@@ -299,17 +301,22 @@ class _Draft:
             built_at=built_at,
             languages=_languages(shard),
         )
-        with _engine():
-            shard.flush()
-        self.close()
         hnsw_ef = None
         if info.count > self._hnsw_above:
-            hnsw_ef = _build_graph(self._folder / "shard", sorted(self._digests))
-        _Manifest(replace(info, search="hnsw" if hnsw_ef else "exact"), hnsw_ef).write(self._folder)
-        (self._folder / "digests.json").write_text(json.dumps(self._digests), "utf-8")
-        _sync_tree(self._folder)
-        self._flip(info.generation)
-        return _Manifest.read(self._root / info.generation).info
+            self.close()
+            hnsw_ef = _build_graph(self._folder / "shard", info.dim, sorted(self._digests))
+        else:
+            with _engine():
+                shard.optimize()  # takes out deleted entries once they are a fifth of the shard
+                shard.flush()
+            self.close()
+        info = replace(info, search="hnsw" if hnsw_ef else "exact")
+        with _writing(self._root):
+            _Manifest(info, hnsw_ef).write(self._folder)
+            (self._folder / "digests.json").write_text(json.dumps(self._digests), "utf-8")
+            _sync_tree(self._folder)
+            self._flip(info.generation)
+        return info
 
     def close(self) -> None:
         """Let go of the shard; the draft cannot be used afterwards."""
@@ -324,8 +331,7 @@ class _Draft:
         return self._shard
 
     def _flip(self, generation: str) -> None:
-        current = self._root / "current"
-        live = current.read_text("ascii").strip() if current.exists() else None
+        live = _read_pointer(self._root)
         if live != self._base:
             raise StoreError(
                 f"another process published generation {live} of the index at {self._root} while this one was being "
@@ -335,7 +341,7 @@ class _Draft:
         pointer = self._root / f"draft-{os.getpid()}-current"
         pointer.write_text(generation + "\n", "ascii")
         _sync(pointer)
-        pointer.replace(current)
+        pointer.replace(self._root / "current")
         _sync(self._root)
         _clear_generations(self._root, keep={generation, self._base})
 
@@ -344,7 +350,8 @@ class _Draft:
 
 
 def _create_shard(path: Path, dim: int) -> qe.EdgeShard:
-    path.mkdir(parents=True)
+    with _writing(path):
+        path.mkdir(parents=True)
     with _engine():
         shard = qe.EdgeShard.create(str(path), _config(dim))
         for field, schema in _FILTERED.items():
@@ -352,16 +359,27 @@ def _create_shard(path: Path, dim: int) -> qe.EdgeShard:
         return shard
 
 
-def _config(dim: int) -> qe.EdgeConfig:
+def _config(dim: int, *, graph: bool = False) -> qe.EdgeConfig:
     # Without the log any number of processes may open a shard and building is several times faster. What it would
-    # protect, unflushed writes to a shard in use, does not exist here.
+    # protect, unflushed writes to a shard in use, does not exist here. The thresholds are kilobytes of vectors in a
+    # segment; 0 means never.
     return qe.EdgeConfig(
         vectors={"dense": qe.EdgeVectorParams(size=dim, distance=qe.Distance.Cosine)},
         sparse_vectors={"bm25": qe.EdgeSparseVectorParams(modifier=qe.Modifier.Idf)},
-        hnsw_config=qe.HnswIndexConfig(m=16, ef_construct=128, full_scan_threshold=10_000),
-        optimizers=qe.EdgeOptimizersConfig(indexing_threshold=10_000),
+        hnsw_config=qe.HnswIndexConfig(m=16, ef_construct=100, full_scan_threshold=10_000),
+        optimizers=qe.EdgeOptimizersConfig(indexing_threshold=10_000 if graph else 0, default_segment_number=1),
         wal_enabled=False,
     )
+
+
+def _open_shard(path: Path, count: int, config: qe.EdgeConfig | None = None) -> qe.EdgeShard:
+    """Raises `StoreError` unless the shard holds `count` entries: with files missing the engine opens what is left."""
+    with _engine():
+        shard = qe.EdgeShard.load(str(path), config)
+        there = shard.info().points_count
+    if there != count:
+        raise _broken(path, f"{there} entries are there, of {count}")
+    return shard
 
 
 def _point(entry: IndexEntry) -> qe.Point:
@@ -431,10 +449,10 @@ def _engine() -> Iterator[None]:
 # --- the graph ------------------------------------------------------------------------------------------------------
 
 
-def _build_graph(path: Path, chunk_ids: Sequence[str]) -> int | None:
+def _build_graph(path: Path, dim: int, chunk_ids: Sequence[str]) -> int | None:
     """Index the shard's vectors; the narrowest beam that finds `_RECALL` of the true neighbours, None if none does."""
+    shard = _open_shard(path, len(chunk_ids), _config(dim, graph=True))
     with _engine():
-        shard = qe.EdgeShard.load(str(path))
         try:
             shard.optimize()
             shard.flush()
@@ -493,6 +511,15 @@ def _broken(path: Path, what: str) -> StoreError:
     return StoreError(f"the index at {path} cannot be read: {what}; {REBUILD}")
 
 
+def _read_pointer(root: Path) -> str | None:
+    try:
+        return (root / "current").read_text("utf-8", errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _broken(root, f"its file 'current': {error}") from error
+
+
 def _read_digests(folder: Path) -> dict[str, str]:
     try:
         digests: dict[str, str] = json.loads((folder / "digests.json").read_text("utf-8"))
@@ -510,7 +537,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _copy_sparse(source: str, target: str) -> None:
-    """Copy a file and leave its holes: the engine's files are mostly holes, and filling them costs 60 times the disk."""
+    """Copy a file with its holes: the engine's files are mostly holes, and filled they take up to 60 times the disk."""
     with Path(source).open("rb") as old, Path(target).open("wb") as new:
         size, end = os.fstat(old.fileno()).st_size, 0
         new.truncate(size)
