@@ -7,7 +7,8 @@ matter, title, intro line and footer added, links in another style, typographic 
 all of it at once) and *revisions* (1, 5, 10 and 15 % of the words changed, once as single words all over the text, once
 as whole sentences replaced by sentences of another post; or a tenth of the text cut). Every other post of the blog is a
 negative. A version counts as found when it is dropped in favour of its own post or of another version of it; whatever
-else is dropped is a false alarm. The threshold is the product's default; the highest similarity of two different posts is printed beside it.
+else is dropped is a false alarm. The threshold is the product's default; the highest similarity of two different posts
+is printed beside it.
 
 Baselines in the same run: equal SHA-256 of the text; of its words in lower case; and, where it is installed, datasketch
 as commonly used (5-word shingles, Jaccard ≥ 0.8, 128 permutations).
