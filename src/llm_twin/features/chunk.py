@@ -37,7 +37,11 @@ if TYPE_CHECKING:
     from llm_twin.core.vectors import Vector
 
 TARGET_TOKENS = 200
-"""What a chunk is filled up to. A section, code block or table that is larger and still fits the window stays whole."""
+"""What a chunk is filled up to. A section, code block or table that is larger and still fits the window stays whole.
+
+On XQuAD's articles the share of the right paragraph within 600 retrieved tokens is .95 to .96 for targets of 80 to 240,
+and .87 for fixed runs of 200: the structure matters, the size hardly, so the one that makes few chunks was taken.
+"""
 SMALL_TOKENS = 50
 """A section smaller than this joins its neighbours under their common heading path."""
 MAX_CHARS_PER_TOKEN = 16
