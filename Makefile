@@ -30,7 +30,7 @@ $(BIN)/python:
 	@touch $@
 
 demo: .venv/.base  ## Collect and index this project's own docs, ask two questions, print cited answers
-	@test -f $(DEMO)/twin.toml || $(BIN)/twin -C $(DEMO) init --author "LLM Twin documentation" ../docs
+	@test -f $(DEMO)/twin.toml || $(BIN)/twin -C $(DEMO) init --author "LLM Twin documentation" docs
 	$(BIN)/twin -C $(DEMO) sync
 	$(BIN)/twin -C $(DEMO) ask "How are chunks sized, and why?"
 	$(BIN)/twin -C $(DEMO) ask "Which wine goes well with grilled salmon?"

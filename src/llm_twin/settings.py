@@ -90,7 +90,7 @@ class FeaturesSettings(_Section):
     chunker: str = "structure"
     """Chunker by name: `structure`, `recursive`, `fixed` or `semantic`."""
     duplicate_similarity: float = Field(default=0.8, gt=0, le=1)
-    """Estimated Jaccard similarity from which two documents, or two chunks, count as the same (0 to 1)."""
+    """Similarity of wording from which two documents of one author count as the same (0 to 1)."""
 
 
 class SearchSettings(_Section):

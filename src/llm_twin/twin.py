@@ -67,7 +67,7 @@ class SyncReport:
     @property
     def documents(self) -> dict[str, int]:
         """Items by outcome, every outcome named."""
-        counts = Counter(item.outcome for item in self.items)
+        counts = Counter[str](item.outcome for item in self.items)
         return {outcome: counts[outcome] for outcome in OUTCOMES}
 
     def as_json(self) -> dict[str, Any]:
@@ -156,8 +156,9 @@ class Twin:
 
     def close(self) -> None:
         """Release what was opened."""
-        if "warehouse" in self.__dict__:
-            self.warehouse.close()
+        for part in ("warehouse", "trace_store"):
+            if part in self.__dict__:
+                self.__dict__.pop(part).close()
 
     def __enter__(self) -> Twin:
         return self
@@ -184,39 +185,44 @@ class Twin:
         from llm_twin.features import pipeline as features
 
         progress = progress or _Quiet()
-        started = datetime.now(UTC)
+        started = time.monotonic()
         with self.workspace.writing(wait_s=wait_s), self.tracer.span("sync") as span, self._run("sync") as run:
-            states: list[ItemState] = []
-            problems: list[str] = []
+            collected = []
             for source in self._sources(addresses):
                 with self.tracer.span("collect", source=source.name) as collecting:
-                    report = collect.collect(
-                        source,
-                        store=self.warehouse,
-                        redactor=self.redactor,
-                        now=lambda: datetime.now(UTC),
-                        progress=progress,
+                    collected.append(
+                        collect.collect(
+                            source,
+                            store=self.warehouse,
+                            redactor=self.redactor,
+                            now=lambda: datetime.now(UTC),
+                            progress=progress,
+                        )
                     )
-                    collecting.set(items=len(report.states))
-                states += report.states
-                problems += [report.problem] if report.problem else []
+                    collecting.set(items=len(collected[-1].states))
             built = features.build(self._features(progress), rebuild=rebuild)
-            left_out = self._left_out() if built.left_out is None else tuple(built.left_out)
             report = SyncReport(
-                items=tuple(states),
-                problems=tuple(problems),
-                left_out=left_out,
+                items=tuple(state for each in collected for state in each.states),
+                problems=tuple(each.problem for each in collected if each.problem),
+                left_out=self._left_out() if built.left_out is None else tuple(built.left_out),
                 chunks=built.index.count,
                 embedded=built.embedded,
-                seconds=(datetime.now(UTC) - started).total_seconds(),
+                seconds=time.monotonic() - started,
                 generation=built.index.generation,
                 run_id=run["id"],
                 trace_id=span.trace_id,
             )
             span.set(chunks=report.chunks, embedded=report.embedded)
-            run["inputs"] = {"sources": [source.name for source in self._sources(addresses)]}
-            run["outputs"] = {"index": to_json(built.index), "left_out": to_json(left_out)}
-            run["report"] = {"documents": report.documents, "problems": problems, **built.account.as_dict()}
+            run["inputs"] = {"sources": [each.source for each in collected]}
+            run["outputs"] = {"index": to_json(built.index), "left_out": to_json(report.left_out)}
+            run["report"] = {
+                "documents": report.documents,
+                "problems": report.problems,
+                "chunks": report.chunks,
+                "embedded": report.embedded,
+                "seconds": report.seconds,
+                **built.account.as_dict(),
+            }
         return report
 
     def status(self) -> Status:
@@ -452,6 +458,10 @@ class Twin:
             store=self.warehouse,
             tracer=self.tracer,
             authors=self._authors(),
+            candidates=self.settings.search.candidates,
+            passages=self.settings.ask.passages,
+            context_tokens=self.settings.ask.context_tokens,
+            max_tokens=self.settings.ask.max_tokens,
         )
 
     def _features(self, progress: ports.Progress) -> Any:
@@ -484,12 +494,12 @@ class Twin:
         return cast(
             "ports.Source",
             catalog.part("source", "files")(
-                chosen.address,
-                root=self.workspace.root,
+                self.workspace.root / Path(chosen.address).expanduser(),
+                name=chosen.address,
                 author=chosen.author or self.settings.author.name,
                 include=chosen.include,
                 exclude=chosen.exclude,
-                platform=chosen.platform,
+                source=chosen.platform,
             ),
         )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -23,6 +25,13 @@ def opened(ctx: click.Context, **arguments: Any) -> Twin:
     return twin
 
 
+def seen_from(workspace: str | Path, addresses: Sequence[str]) -> list[str]:
+    """Paths typed relative to the current folder as twin.toml has them, relative to the workspace; others unchanged."""
+    home = Path(workspace).expanduser().resolve()
+    relative = [address for address in addresses if "://" not in address and not Path(address).is_absolute()]
+    return [os.path.relpath(address, home) if address in relative else address for address in addresses]
+
+
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
     from llm_twin.core.records import to_json
@@ -38,7 +47,7 @@ def json_option(command: Command) -> Command:
 def filter_options(command: Command) -> Command:
     """The options that restrict which documents may be found."""
     for option in (
-        click.option("--until", metavar="DATE", help="Published before this date (YYYY, YYYY-MM or YYYY-MM-DD)."),
+        click.option("--until", metavar="DATE", help="Published on or before this date (YYYY, YYYY-MM or YYYY-MM-DD)."),
         click.option("--since", metavar="DATE", help="Published on or after this date (YYYY, YYYY-MM or YYYY-MM-DD)."),
         click.option("--language", multiple=True, help="Language as a two-letter code; repeatable."),
         click.option("--kind", multiple=True, help="article, post, repository or note; repeatable."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from llm_twin.cli.opening import json_option, opened, print_json
+from llm_twin.cli.opening import json_option, opened, print_json, seen_from
 from llm_twin.cli.progress import on_stderr
 
 
@@ -19,7 +19,9 @@ def sync(ctx: click.Context, addresses: tuple[str, ...], rebuild: bool, wait_s: 
 
     Example: twin sync ./posts
     """
-    report = opened(ctx).sync(addresses, rebuild=rebuild, wait_s=wait_s, progress=on_stderr())
+    twin = opened(ctx)
+    wanted = seen_from(twin.workspace.root, addresses)
+    report = twin.sync(wanted, rebuild=rebuild, wait_s=wait_s, progress=on_stderr())
     if as_json:
         print_json(report.as_json())
     else:

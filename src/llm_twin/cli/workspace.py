@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from llm_twin.cli.opening import json_option, opened, print_json
+from llm_twin.cli.opening import json_option, opened, print_json, seen_from
 
 
 @click.command()
@@ -18,7 +18,8 @@ def init(ctx: click.Context, sources: tuple[str, ...], author: str) -> None:
     """
     from llm_twin.twin import Twin
 
-    twin = Twin.init(ctx.obj["workspace"] or ".", author=author, addresses=sources)
+    folder = ctx.obj["workspace"] or "."
+    twin = Twin.init(folder, author=author, addresses=seen_from(folder, sources))
     click.echo(f"wrote {twin.workspace.settings_file}")
     click.echo("next: twin sync" if sources else "next: name your sources in it, then run: twin sync", err=True)
 

@@ -12,7 +12,7 @@ comparison, a killed run is completed by the next one, and nothing is ever done 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from llm_twin.core.errors import StoreError
@@ -149,7 +149,7 @@ def _refresh(parts: Parts, account: RunReport) -> int:
         )
         for document in warehouse.documents()
     }
-    stale = sorted(id for id, mark in prints.items() if known.get(id) != mark)
+    stale = sorted(document for document, mark in prints.items() if known.get(document) != mark)
     if not stale:
         return 0
     with parts.progress.step("chunk", len(stale)) as done:
@@ -172,7 +172,9 @@ def _process(
         yield DocumentFeatures(originals[drop.item], prints[drop.item], dropped=drop.reason)
 
 
-def _chunking(chunker: Chunker, prints: Mapping[str, str]):  # type: ignore[no-untyped-def]
+def _chunking(
+    chunker: Chunker, prints: Mapping[str, str]
+) -> Callable[[Iterable[Document]], Iterator[DocumentFeatures | Dropped]]:
     def apply(documents: Iterable[Document]) -> Iterator[DocumentFeatures | Dropped]:
         for document in documents:
             chunks = chunk_document(document, chunker)
@@ -185,28 +187,28 @@ def _chunking(chunker: Chunker, prints: Mapping[str, str]):  # type: ignore[no-u
 def _select(parts: Parts, account: RunReport) -> tuple[list[_Selected], list[Dropped]]:
     """Every chunk that belongs in the index, and the documents that do not with their reasons."""
     features = {features.document.id: features for features in parts.warehouse.features()}
-    left_out = [Dropped(id, each.dropped) for id, each in features.items() if each.dropped is not None]
+    left_out = [Dropped(name, each.dropped) for name, each in features.items() if each.dropped is not None]
     kept = [each for each in features.values() if each.dropped is None]
 
     documents = dedupe.documents(kept, similarity=parts.duplicate_similarity)
     report = account.step("near_duplicate_documents")
     report.taken, report.given = len(kept), len(documents.kept)
-    for id, leader in documents.dropped.items():
+    for name, leader in documents.dropped.items():
         title = features[leader].document.title
-        drop = Dropped(id, f"near_duplicate of {title!r} ({leader})")
+        drop = Dropped(name, f"near_duplicate of {title!r} ({leader})")
         left_out.append(drop)
         account.dropped.append(drop)
         report.dropped["near_duplicate"] += 1
 
     kept = [each for each in kept if each.document.id in documents.kept]
-    chunks = dedupe.chunks(kept, similarity=parts.duplicate_similarity)
+    chunks = dedupe.chunks(kept)
     report = account.step("near_duplicate_chunks")
     report.taken, report.given = sum(len(each.chunks) for each in kept), len(chunks.kept)
     report.dropped["near_duplicate"] = len(chunks.dropped)
 
-    name = parts.embedder.name
+    embedder = parts.embedder.name
     selected = [
-        _Selected(chunk, each.document.header, embedding_key(name, embedding_text(chunk)))
+        _Selected(chunk, each.document.header, embedding_key(embedder, embedding_text(chunk)))
         for each in kept
         for chunk in each.chunks
         if chunk.id in chunks.kept
