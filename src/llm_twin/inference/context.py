@@ -34,7 +34,7 @@ def assemble(
     seen: list[frozenset[tuple[str, ...]]] = []
     passages: list[Passage] = []
     left = budget_tokens
-    for stretch in _merged(placed, stored, fits=lambda text: count(text) <= budget_tokens):
+    for stretch in _merged(placed, stored, fits=lambda text: count(text) <= left):
         text = stored[stretch.document.id][stretch.start : stretch.end]
         words = _triples(text)
         if any(len(words & earlier) >= REPEATED * len(words) for earlier in seen):
@@ -86,15 +86,15 @@ def _place(hit: Hit, text: str) -> _Stretch | None:
 def _merged(
     placed: Sequence[_Stretch], stored: Mapping[str, str], *, fits: Callable[[str], bool]
 ) -> Iterator[_Stretch]:
-    """Neighbours joined as long as the whole fits the budget; in the order of each one's best hit."""
-    left = list(placed)
-    while left:
-        whole = left.pop(0)
-        while neighbour := next((other for other in left if _adjacent(whole, other)), None):
+    """Neighbours joined as long as the whole fits; in the order of each one's best hit."""
+    waiting = list(placed)
+    while waiting:
+        whole = waiting.pop(0)
+        while neighbour := next((other for other in waiting if _adjacent(whole, other)), None):
             joined = _join(whole, neighbour)
             if not fits(stored[whole.document.id][joined.start : joined.end]):
                 break
-            left.remove(neighbour)
+            waiting.remove(neighbour)
             whole = joined
         yield whole
 

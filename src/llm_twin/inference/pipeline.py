@@ -80,7 +80,7 @@ class Parts:
     @property
     def retriever(self) -> Retriever:
         """The search over these parts."""
-        return Retriever(self.index, self.embedder, self.sparse, self.reranker, self.candidates)
+        return Retriever(self.index, self.embedder, self.sparse, self.store, self.reranker, self.candidates)
 
     def texts(self, document_ids: Collection[str]) -> Mapping[str, str]:
         """The cleaned text of documents, in which all offsets stand."""
