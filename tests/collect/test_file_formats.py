@@ -539,3 +539,26 @@ def test_the_canonical_url_identifies_a_document_wherever_its_file_lies() -> Non
     moved = make(Reading("Text.", url="https://ann.example/q"), path="b/c.md")
     assert first.id == moved.id
     assert make(Reading("Text."), path="a.md").id != make(Reading("Text."), path="b/c.md").id
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# x" + "\t" * 500_000 + "y",
+        "---\na" + " " * 500_000 + "\n b: [\n---\n",
+        "<svg>" * 100_000,
+        "`a ``b " * 100_000,
+        "<A b={" * 100_000,
+        "import {" + "\n{" * 200_000,
+        ">" * 300_000,
+        "{/*" * 200_000,
+        "-\n" * 300_000,
+        "~~~\n```\n" * 100_000,
+    ],
+    ids=lambda text: text[:8].strip(),
+)
+def test_no_pattern_of_ours_takes_for_ever_on_hostile_text(text: str) -> None:
+    """Half a megabyte each: quadratic work would not end in an hour."""
+    for read in (read_markdown, read_mdx, read_rst):
+        with suppress(ItemError):
+            make(read(text.encode()))

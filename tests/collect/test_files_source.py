@@ -131,8 +131,9 @@ def test_a_file_named_by_itself_is_read_whatever_its_type(tmp_path: Path) -> Non
 
 
 def test_a_path_with_brackets_that_exists_is_no_glob(tmp_path: Path) -> None:
-    write(tmp_path, {"notes [old]/a.md": "t"})
-    assert keys(FilesSource(tmp_path / "notes [old]", author="Ann")) == ["a.md"]
+    write(tmp_path, {"notes [old]/a.md": "t", "notes [old]/b.txt": "t"})
+    assert keys(FilesSource(tmp_path / "notes [old]", author="Ann")) == ["a.md", "b.txt"]
+    assert keys(FilesSource(tmp_path / "notes [old]" / "*.md", author="Ann")) == ["a.md"]
 
 
 def test_a_source_that_is_not_there_says_so(tmp_path: Path) -> None:

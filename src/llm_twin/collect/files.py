@@ -325,11 +325,11 @@ class FilesSource:
 
 
 def _split_glob(path: Path) -> tuple[Path, str]:
-    """The folder before the first wildcard and the pattern below it; a path that exists is itself, `[x]` or not."""
-    if not _MAGIC.search(str(path)) or os.path.lexists(path):
-        return path, ""
-    first = next(number for number, part in enumerate(path.parts) if _MAGIC.search(part))
-    return Path(*path.parts[:first]), "/".join(path.parts[first:])
+    """The folder before the first wildcard and the pattern below it; what exists under that name is no wildcard."""
+    for number, part in enumerate(path.parts):
+        if _MAGIC.search(part) and not os.path.lexists(Path(*path.parts[: number + 1])):
+            return Path(*path.parts[:number]), "/".join(path.parts[number:])
+    return path, ""
 
 
 def _suffix(key: str) -> str:

@@ -85,7 +85,7 @@ _EXPORTED = re.compile(r"\b(title|date|author|tags)\s*[:=]\s*(?P<quote>['\"`])(.
 _JSX_TAG = re.compile(
     r"</?[A-Z][\w.]*(?:\s+(?:[\w:-]+(?:=(?:\"[^\"]*\"|'[^']*'|\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}))?|\{[^}]*\}))*\s*/?>|</?>"
 )
-_JSX_COMMENT = re.compile(r"\{/\*.*?\*/\}", re.DOTALL)
+_JSX_COMMENT = re.compile(r"\{/\*(?:(?!\{/\*).)*?\*/\}", re.DOTALL)
 _CODE = re.compile(  # a fenced block, or inline code, which never spans a blank line
     r"(^ {0,3}(?P<fence>`{3,}|~{3,}).*?^ {0,3}(?P=fence)[`~]*[ \t]*$"
     r"|(?<!`)(?P<tick>`+)(?!`)(?:(?!\n[ \t]*\n).)+?(?<!`)(?P=tick)(?!`))",
