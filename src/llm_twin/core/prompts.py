@@ -235,7 +235,7 @@ def render_passages(passages: Sequence[Passage]) -> str:
     return "\n".join(
         Template(_PASSAGE).substitute(
             number=passage.number,
-            title=_attribute(" > ".join(dict.fromkeys((passage.document.title, *passage.heading_path)))),
+            title=_attribute(" / ".join(dict.fromkeys((passage.document.title, *passage.heading_path)))),
             date=passage.document.published_at.date().isoformat() if passage.document.published_at else "unknown",
             text=inert(passage.text),
         )

@@ -24,7 +24,7 @@ from llm_twin.core.stylometry import FUNCTION_WORDS
 from llm_twin.core.text import code_spans, plain, sentences, words
 from llm_twin.core.vectors import Matrix, Vector
 
-SUPPORTED = 0.55
+SUPPORTED = 0.60
 """Support from which a passage counts as saying what a sentence says."""
 COSINE_WEIGHT = 0.7
 """Weight of likeness in meaning in the support; the rest is the share of the claim's words that the evidence has."""
@@ -68,11 +68,12 @@ class Support:
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """A citation in a text, `text[start:end]`, and the passage numbers it names."""
+    """A citation in a text, `text[start:end]`, and the passage numbers it names; `doubted` if it is marked already."""
 
     start: int
     end: int
     numbers: tuple[int, ...]
+    doubted: bool = False
 
 
 def verify(text: str, passages: Sequence[Passage], *, embedder: Embedder) -> Verified:
@@ -96,7 +97,7 @@ def verify(text: str, passages: Sequence[Passage], *, embedder: Embedder) -> Ver
         if claim.says_something and not held:
             unsupported.append(claim.text)
             bare += [] if claim.markers else [claim.end]
-    unknown = {number for marker in found for number in marker.numbers if number not in evidence}
+    unknown = {n for marker in found if not marker.doubted for n in marker.numbers if n not in evidence}
     return Verified(
         text=_marked(text, found, good, bare, known=evidence.keys()),
         citations=tuple(citations[key] for key in sorted(citations)),
@@ -173,21 +174,32 @@ class CitedPassage:
 
 
 def markers(text: str) -> list[Marker]:
-    """The citations of a text, in order: `[1]`, `[1, 2]`, `[1-3]`, `【1】`.
+    """The citations of a text, in order: `[1]`, `[1, 2]`, `[1-3]`, `【1】`, and the marks `[1?]` and `[?]`.
 
     Not Markdown links and their definitions, footnotes `[^1]`, task boxes, code, or an index such as `a[1]`.
     """
     shown = _without_code(text)
-    return [
-        Marker(match.start(), match.end(), _numbers_in(match["numbers"] or match["wide"]))
-        for match in _MARKER.finditer(shown)
-        if not _is_link(match, shown) and not _is_index(match, shown)
-    ]
+    found: list[Marker] = []
+    index_end = -1
+    for match in _MARKER.finditer(shown):
+        if match.start() == index_end or _is_index(match, shown):
+            index_end = match.end()
+        elif not _is_link(match, shown):
+            cited = _numbers_in(match["numbers"] or match["wide"] or "")
+            found.append(Marker(match.start(), match.end(), cited, bool(match["doubt"])))
+    return found
 
 
-def renumbered(text: str, number_of: Callable[[int], int]) -> str:
-    """The text with every citation renumbered, in the order in which they stand."""
-    return _replaced(text, markers(text), lambda marker: "".join(f"[{number_of(n)}]" for n in marker.numbers))
+def renumbered(text: str, number_of: Callable[[int], int | None]) -> str:
+    """The text with every citation renumbered, in the order in which they stand; one without a new number is marked."""
+
+    def write(marker: Marker) -> str:
+        if marker.doubted:
+            return text[marker.start : marker.end]
+        moved = [(number, number_of(number)) for number in marker.numbers]
+        return "".join(f"[{old}?]" if new is None else f"[{new}]" for old, new in moved)
+
+    return _replaced(text, markers(text), write)
 
 
 def uncited(text: str) -> str:
@@ -234,7 +246,7 @@ class _Claim:
 
     @property
     def numbers(self) -> list[int]:
-        return list(dict.fromkeys(number for marker in self.markers for number in marker.numbers))
+        return list(dict.fromkeys(n for marker in self.markers if not marker.doubted for n in marker.numbers))
 
     @property
     def says_something(self) -> bool:
@@ -377,12 +389,14 @@ def _marked(
     """The text with citations in one form, doubts marked in them, and `[?]` after claims that cite nothing."""
 
     def shown(marker: Marker) -> str:
-        if not marker.numbers:
-            return " [?]"
+        if marker.doubted:
+            return text[marker.start : marker.end] or " [?]"
         held = good.get(marker, known)
-        return "".join(f"[{number}]" if number in held else f"[{number}?]" for number in marker.numbers)
+        glued = text[marker.start] == "【" and text[marker.end : marker.end + 1].isalnum()
+        written = "".join(f"[{number}]" if number in held else f"[{number}?]" for number in marker.numbers)
+        return f"{written} " if glued else written
 
-    doubts = [Marker(place, place, ()) for end in bare for place in [_before_full_stop(text, end)]]
+    doubts = [Marker(place, place, (), doubted=True) for end in bare for place in [_before_full_stop(text, end)]]
     return _replaced(text, sorted([*found, *doubts], key=lambda marker: marker.start), shown)
 
 
@@ -431,12 +445,18 @@ def _is_link(match: re.Match[str], text: str) -> bool:
 
 
 def _is_index(match: re.Match[str], text: str) -> bool:
-    """`a[1]` and `rows[2].id`; but `SQL[1].` is a claim whose citation follows without a space."""
-    word = re.search(r"[\w$)]+\Z", text[: match.start()])
-    if word is None or match[0][0] != "[" or word[0] == ")":
+    """`a[1]`, `rows[2].id`, `f(x)[3]`; but `SQL[1].` is a claim whose citation follows without a space."""
+    before = text[: match.start()]
+    if match["doubt"] or match["wide"]:
         return False
-    attached = re.match(r"(?:\[[\d,;\s–-]+\])*(?:[.,;:!?)\"”*_]*(?:\s|\Z))", text[match.end() :])
-    return not (attached and len(word[0]) > 1 and word[0].isalpha())
+    if before.endswith(")"):
+        opened = before.rfind("(")
+        return opened > 0 and before[opened - 1].isalnum()
+    word = re.search(r"[\w$]+\Z", before)
+    if word is None:
+        return False
+    ends = re.match(r"(?:\[[\d,;\s–-]+\])*[.,;:!?)\"”*_|]*(?:\s(?!\s*[=+*/<>])|\Z)", text[match.end() :])
+    return not (ends and len(word[0]) > 1 and word[0].isalpha())
 
 
 def embedded(texts: Sequence[str], embedder: Embedder) -> Matrix:
@@ -462,10 +482,11 @@ def _stem(word: str) -> str:
 
 
 _MARKER = re.compile(
-    r"\[(?P<numbers>\d{1,3}(?:\s*[,;–-]\s*\d{1,3})*)\]|【(?P<wide>\d{1,3}(?:\s*[,;–-]\s*\d{1,3})*)(?:†[^】]*)?】"
+    r"\[(?=[\d?])(?P<numbers>\d{1,3}(?:\s*[,;–-]\s*\d{1,3})*)?(?P<doubt>\?)?\]"
+    r"|【(?P<wide>\d{1,3}(?:\s*[,;–-]\s*\d{1,3})*)(?:†[^】]*)?】"
 )
 _LABEL = re.compile(r"\[[^\[\]\n]*\]\Z")
-_INLINE_CODE = re.compile(r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL)
+_INLINE_CODE = re.compile(r"(?<!`)(`+)(?!`)(?:(?!\n[ \t]*\n).)+?(?<!`)\1(?!`)", re.DOTALL)
 _SOURCES = re.compile(
     r"^[ \t]*(?:#+[ \t]*|\*\*)?(?:sources|references|citations|quellen|fuentes)[ \t]*:?(?:\*\*)?:?[ \t]*$",
     re.IGNORECASE | re.MULTILINE,
