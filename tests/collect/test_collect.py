@@ -196,8 +196,20 @@ def test_a_source_that_is_suddenly_empty_removes_nothing_and_says_so() -> None:
     site.pages = {}
     report = run(site, store)
     assert report.states == ()
-    assert "suddenly lists nothing, although 2 items are known; nothing was removed" in (report.problem or "")
+    assert "suddenly lists no documents, although 2 items with 2 documents are known" in (report.problem or "")
     assert set(texts(store)) == {"a", "b"}
+
+
+def test_a_list_that_was_cut_to_nothing_removes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "posts.jsonl"
+    path.write_text('{"id": "a", "text": "Apples."}\n{"id": "b", "text": "Bread."}\n')
+    store = MemoryWarehouse()
+    run(FilesSource(path, author="Ann"), store)
+    path.write_text("")
+    report = run(FilesSource(path, author="Ann"), store)
+    assert outcomes(report) == {"posts.jsonl": "skipped"}
+    assert "suddenly lists no documents" in (report.problem or "")
+    assert sorted(texts(store).values()) == ["Apples.", "Bread."]
 
 
 def test_a_source_that_was_always_empty_says_so_too() -> None:

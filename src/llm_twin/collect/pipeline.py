@@ -121,14 +121,16 @@ class _Run:
                     done(1)
         except SourceError as error:
             return str(error)
-        if self.states:
+        if not self.states and not self.known:
+            return f"{self.source.name} lists nothing to collect; check its address, `include` and `exclude`"
+        had = sum(state.document_id is not None for state in self.known.values())
+        has = any(state.document_id for state in self.states.values())
+        if self.states and (has or not had):
             return None
-        if self.known:
-            return (
-                f"{self.source.name} suddenly lists nothing, although {len(self.known)} items are known; nothing was "
-                "removed: check the source, or forget it if that is meant"
-            )
-        return f"{self.source.name} lists nothing to collect; check its address, `include` and `exclude`"
+        return (
+            f"{self.source.name} suddenly lists no documents, although {len(self.known)} items with {had} documents "
+            "are known; what is not listed was not removed: check the source, or forget it if that is meant"
+        )
 
     def _take(self, listed: Item | ItemState) -> None:
         known = self.known.get(listed.key)
