@@ -34,7 +34,11 @@ def assemble(
     seen: list[frozenset[tuple[str, ...]]] = []
     passages: list[Passage] = []
     left = budget_tokens
-    for stretch in _merged(placed, stored, fits=lambda text: count(text) <= left):
+
+    def fits(text: str) -> bool:
+        return count(text) <= left
+
+    for stretch in _merged(placed, stored, fits=fits):
         text = stored[stretch.document.id][stretch.start : stretch.end]
         words = _triples(text)
         if any(len(words & earlier) >= REPEATED * len(words) for earlier in seen):

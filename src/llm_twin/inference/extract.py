@@ -10,8 +10,9 @@ import numpy as np
 
 from llm_twin.core.ports import Embedder, SparseEncoder
 from llm_twin.core.records import Citation, Passage
-from llm_twin.core.text import Block, blocks, sentences_within
+from llm_twin.core.text import Block, blocks, plain, sentences_within
 from llm_twin.core.vectors import Matrix, maxsim
+from llm_twin.inference.retrieve import clip
 
 MAX_SENTENCES = 4
 MAX_CHARACTERS = 700
@@ -33,7 +34,7 @@ class Extract:
 
 
 def extract(question: str, passages: Sequence[Passage], *, embedder: Embedder, sparse: SparseEncoder) -> Extract:
-    """Two to four sentences of `passages` that answer the question best, in readable order.
+    """Up to four sentences of `passages` that answer the question best, in readable order.
 
     Sentences are scored by the likeness of their meaning (cosine and late interaction) and by the question's words
     they hold, and chosen for relevance and novelty. What the author quotes from others is not taken, code only where
@@ -79,16 +80,30 @@ def cite(passage: Passage, start: int, end: int, *, number: int) -> Citation:
 
 @dataclass(frozen=True, slots=True)
 class _Sentence:
-    """A sentence of a passage by its offsets there. `leans_on` is the sentence before, where it cannot stand alone."""
+    """A sentence of a passage by its offsets there.
+
+    `leans_on` is the sentence before, where this one cannot stand alone, `goes_on` the one after it in its paragraph.
+    """
 
     passage: Passage
     start: int
     end: int
-    leans_on: _Sentence | None = None
+    leans_on: tuple[int, int] | None = None
+    goes_on: tuple[int, int] | None = None
 
     @property
     def text(self) -> str:
         return self.passage.text[self.start : self.end]
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """What is quoted of it, in order."""
+        return [span for span in (self.leans_on, (self.start, self.end), self.goes_on) if span]
+
+    @property
+    def length(self) -> int:
+        """Characters of all that is quoted."""
+        return sum(end - start for start, end in self.spans)
 
 
 _DANGLING = re.compile(
@@ -97,6 +112,8 @@ _DANGLING = re.compile(
     r"consequently|for example|for instance|in particular|as a result|the (?:latter|former|same|other))\b(?!['’]s why)",
     re.IGNORECASE,
 )
+_BRACKETED = re.compile(r"\[\d+\]")
+_POINTS_AWAY = re.compile(r"[*_(\[]*(?:see|read|check out|have a look|more on|here(?: is|['’]s| are))\b", re.IGNORECASE)
 _ASKS_FOR_CODE = re.compile(
     r"\b(?:show|give|paste|see|print)\b.*\b(?:code|snippet|example|command|script|query|regex|config\w*)\b"
     r"|\b(?:code|snippet|script|command|syntax|regex|query)s?\s+(?:for|to|that|which|of)\b"
@@ -107,16 +124,27 @@ _ASKS_FOR_CODE = re.compile(
 
 
 def _sentences(passage: Passage) -> Iterator[_Sentence]:
-    """The author's own sentences of a passage that say something, without questions and lead-ins to a list or code."""
+    """The author's own sentences of a passage that say something by themselves."""
     for block in _own_paragraphs(blocks(passage.text)):
-        before: _Sentence | None = None
-        for start, end in sentences_within(passage.text, block.start, block.end, passage.document.language):
+        spans = sentences_within(passage.text, block.start, block.end, passage.document.language)
+        for before, (start, end), after in zip([None, *spans], spans, [*spans[1:], None], strict=False):
             sentence = _Sentence(passage, start, end)
-            if before and _DANGLING.match(sentence.text):
-                sentence = replace(sentence, leans_on=replace(before, leans_on=None))
-            if SENTENCE_CHARACTERS[0] <= end - start <= SENTENCE_CHARACTERS[1] and sentence.text[-1] not in "?:":
-                yield sentence
-            before = sentence
+            if _says_something(sentence.text):
+                yield replace(
+                    sentence,
+                    leans_on=before if _DANGLING.match(sentence.text) else None,
+                    goes_on=after if after and passage.text[after[1] - 1] not in "?:" else None,
+                )
+
+
+def _says_something(text: str) -> bool:
+    """Whether a sentence is more than a question, a lead-in to what is not quoted, or a pointer to somewhere else.
+
+    One that has numbers in brackets is left out too: beside our own they would read as citations.
+    """
+    if not SENTENCE_CHARACTERS[0] <= len(text) <= SENTENCE_CHARACTERS[1] or text[-1] in "?:" or _BRACKETED.search(text):
+        return False
+    return len(plain(text)) > len(text) / 2 and not _POINTS_AWAY.match(text)
 
 
 def _own_paragraphs(found: Sequence[Block]) -> Iterator[Block]:
@@ -134,25 +162,28 @@ def _choose(
     vectors, relevance = _relevance(question, candidates, embedder, sparse)
     likeness = vectors @ vectors.T
     best = int(relevance.argmax())
+    # The best sentence says what, the one after it mostly why.
+    chosen = [candidates[best]]
     picked = [best]
-    length = _length(candidates[best])
-    while len(picked) < min(MAX_SENTENCES, len(candidates)):
+    while len(picked) < min(MAX_SENTENCES - 1, len(candidates)):
         gain = RELEVANCE * relevance - (1 - RELEVANCE) * likeness[:, picked].max(axis=1)
         gain[picked] = -np.inf
         following = int(gain.argmax())
-        length += _length(candidates[following])
-        too_weak = relevance[following] < WORTH * relevance[best] and len(picked) > 1
-        if too_weak or length > MAX_CHARACTERS:
+        candidate = replace(candidates[following], goes_on=None)
+        too_weak = relevance[following] < WORTH * relevance[best]
+        if too_weak or sum(sentence.length for sentence in chosen) + candidate.length > MAX_CHARACTERS:
             break
         picked.append(following)
-    return [candidates[index] for index in picked]
+        chosen.append(candidate)
+    return chosen
 
 
 def _relevance(
     question: str, candidates: Sequence[_Sentence], embedder: Embedder, sparse: SparseEncoder
 ) -> tuple[Matrix, Matrix]:
     """Sentence vectors, and how well each sentence answers: three likenesses in [0, 1], added with equal weight."""
-    texts = [candidate.text for candidate in candidates]
+    texts = [clip(plain(candidate.text), embedder.tokenizer) for candidate in candidates]
+    question = clip(question, embedder.tokenizer)
     embeddings = embedder.embed(texts, tokens=True)
     vectors = np.stack([embedding.vector for embedding in embeddings])
     packed = [embedding.tokens for embedding in embeddings if embedding.tokens is not None]
@@ -162,11 +193,6 @@ def _relevance(
     held = [len(asked & set(sparse.encode(text).indices)) / max(len(asked), 1) for text in texts]
     prior = np.array([1 / candidate.passage.number for candidate in candidates], dtype=np.float32)
     return vectors, meaning + closeness + 0.5 * np.array(held, dtype=np.float32) + 0.1 * prior
-
-
-def _length(sentence: _Sentence) -> int:
-    leaned_on = sentence.leans_on
-    return sentence.end - sentence.start + (leaned_on.end - leaned_on.start if leaned_on else 0)
 
 
 # --- writing it down ------------------------------------------------------------------------------------------------
@@ -189,15 +215,7 @@ def _runs(chosen: Sequence[_Sentence], passages: Sequence[Passage]) -> list[tupl
     quotes: list[tuple[Passage, int, int]] = []
     for number in first_seen:
         passage = by_number[number]
-        spans = sorted(
-            {
-                (part.start, part.end)
-                for sentence in chosen
-                if sentence.passage.number == number
-                for part in (sentence.leans_on, sentence)
-                if part
-            }
-        )
+        spans = sorted({span for sentence in chosen if sentence.passage.number == number for span in sentence.spans})
         for start, end in spans:
             last = quotes[-1] if quotes else None
             if last and last[0] is passage and "\n\n" not in (gap := passage.text[last[2] : start]) and not gap.strip():

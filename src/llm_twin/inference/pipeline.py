@@ -9,9 +9,9 @@ from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from llm_twin.core.errors import ConfigError, ModelError, NotFound
+from llm_twin.core.errors import ConfigError, ModelError, ModelMissing, NotFound
 from llm_twin.core.ports import (
     ActiveSpan,
     Embedder,
@@ -36,6 +36,8 @@ from llm_twin.core.records import (
     Understood,
     Withdrawn,
 )
+from llm_twin.core.text import prose, words
+from llm_twin.inference.chat import standalone
 from llm_twin.inference.context import assemble
 from llm_twin.inference.evidence import Evidence, weigh
 from llm_twin.inference.extract import extract
@@ -46,14 +48,16 @@ from llm_twin.inference.understand import (
     PLATFORMS,
     Understanding,
     describe,
-    in_conversation,
     merge,
     period_of,
     understand,
 )
 
-# How many of the last passages show the model the author's tone.
+# Paragraphs that show the model the author's tone, and the fewest words that show any.
 EXEMPLARS = 2
+EXEMPLAR_WORDS = 40
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ class Parts:
     passages: int = 8
     context_tokens: int = 2000
     max_tokens: int = 800
+    temperature: float = 0.3
 
     @property
     def retriever(self) -> Retriever:
@@ -116,6 +121,18 @@ def answer(
     return _in_own_context(_answer(question, parts, where, history, now or datetime.now(UTC)))
 
 
+def write(topic: str, *, kind: str, words: int, parts: Parts) -> Iterator[Event]:
+    """A draft of about `words` words in the author's voice, grounded in what they wrote: `Passages`, text, `Done`.
+
+    Raises `ModelMissing` without a model, `ModelError` when it fails, `ConfigError` for an unknown kind.
+    """
+    from llm_twin.inference.generate import NO_MODEL
+
+    if parts.model is None:
+        raise ModelMissing(NO_MODEL)
+    return _in_own_context(_write(topic, kind, words, parts.model, parts))
+
+
 def collected(events: Iterator[Event]) -> Answer:
     """The answer at the end of its events."""
     for event in events:
@@ -133,19 +150,15 @@ def _answer(
     clock = _Clock(parts.tracer)
     with clock.span("answer", mode="generative" if parts.model else "extractive") as root:
         with clock.span("understand"):
-            understood = _understand(in_conversation(question, history), parts, now)
+            alone, read_as = standalone(question, history, model=parts.model)
+            understood = _understand(alone, parts, now)
+            if read_as:
+                understood = replace(understood, notes=(read_as, *understood.notes))
         asked_for = merge(understood.where, where)
         yield Understood(understood.text, asked_for, understood.notes)
 
         found = _find(understood, asked_for, where, parts, clock)
-        with clock.span("context") as span:
-            passages = assemble(
-                [candidate.hit for candidate in found.candidates[: parts.passages]],
-                budget_tokens=parts.context_tokens,
-                count=parts.embedder.tokenizer.count,
-                texts=parts.texts,
-            )
-            span.set(passages=len(passages))
+        passages = _passages(found, parts, clock)
         root.set(strength=found.evidence.strength)
 
         if not passages or not found.evidence.enough:
@@ -153,7 +166,7 @@ def _answer(
             yield Passages(tuple(passages))
             yield TextDelta(answered.text)
         else:
-            answered = yield from _written(question, passages, history, parts, clock)
+            answered = yield from _written(alone, passages, history, parts, clock)
         root.set(answer=answered.mode)
         notes = (*understood.notes, *found.notes, *answered.notes)
         answered = replace(answered, notes=notes, trace_id=root.trace_id)
@@ -209,6 +222,18 @@ def _search(understood: Understanding, where: Filter, parts: Parts, clock: _Cloc
     reranker = parts.reranker.name if parts.reranker else ""
     evidence = weigh(understood.text, candidates, sparse=parts.sparse, reranker=reranker)
     return _Found(candidates, evidence, tuple(_search_notes(understood, candidates, retriever)))
+
+
+def _passages(found: _Found, parts: Parts, clock: _Clock) -> list[Passage]:
+    with clock.span("context") as span:
+        passages = assemble(
+            [candidate.hit for candidate in found.candidates],
+            budget_tokens=parts.context_tokens,
+            count=parts.embedder.tokenizer.count,
+            texts=parts.texts,
+        )
+        span.set(passages=len(passages))
+    return passages
 
 
 def _search_notes(understood: Understanding, candidates: Sequence[Candidate], retriever: Retriever) -> Iterator[str]:
@@ -277,22 +302,15 @@ def _generated(
             question,
             passages,
             model=model,
-            voice=parts.store.profiles().get(author),
-            exemplars=[passage.text for passage in passages[-EXEMPLARS:]],
             author=author,
+            voice=parts.store.profiles().get(author),
+            exemplars=_exemplars(passages),
             history=history,
             max_tokens=parts.max_tokens,
+            temperature=parts.temperature,
         )
-        while True:
-            try:
-                piece = next(pieces)
-            except StopIteration as end:
-                draft = end.value
-                break
-            yield TextDelta(piece)
+        draft = yield from _streamed(pieces)
         span.set(prompt_tokens=draft.usage.prompt_tokens, completion_tokens=draft.usage.completion_tokens)
-        if not draft.text.strip():
-            raise ModelError(f"{model.name} replied with nothing; try another model or a larger token limit")
     with clock.span("verify"):
         verified = verify(draft.text, passages, embedder=parts.embedder)
     return Answer(
@@ -304,7 +322,54 @@ def _generated(
         model=draft.model,
         prompt=draft.prompt,
         usage=draft.usage,
+        notes=draft.notes,
     )
+
+
+def _streamed(pieces: Generator[str, None, T]) -> Generator[Event, None, T]:
+    """Pieces of text as events; what the generator returns is returned."""
+    try:
+        while True:
+            yield TextDelta(next(pieces))
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        pieces.close()
+
+
+def _write(topic: str, kind: str, length: int, model: LanguageModel, parts: Parts) -> Generator[Event, None, None]:
+    from llm_twin.inference.write import write as draft
+
+    clock = _Clock(parts.tracer)
+    author = parts.authors[0].name if parts.authors else "the author"
+
+    def retrieve(query: str) -> list[Passage]:
+        found = _search(Understanding(query), Filter(), parts, clock)
+        return _passages(found, parts, clock) if found.evidence.enough else []
+
+    with clock.span("write", kind=kind, model=model.name) as root:
+        answered = yield from draft(
+            topic,
+            kind=kind,
+            length=length,
+            retrieve=retrieve,
+            model=model,
+            author=author,
+            embedder=parts.embedder,
+            voice=parts.store.profiles().get(author),
+            exemplars=_exemplars(retrieve(topic)),
+            temperature=parts.temperature,
+        )
+        root.set(answer=answered.mode)
+        answered = replace(answered, trace_id=root.trace_id)
+    yield Done(replace(answered, timings_ms=clock.timings_ms))
+
+
+def _exemplars(passages: Sequence[Passage]) -> list[str]:
+    """Paragraphs of the author's own prose from the passages that answer least: for the tone, not for what they say."""
+    paragraphs = [paragraph for passage in reversed(passages) for paragraph in prose(passage.text)]
+    return [text for text in paragraphs if len(words(text)) >= EXEMPLAR_WORDS][:EXEMPLARS]
 
 
 # --- what a person types --------------------------------------------------------------------------------------------
