@@ -63,10 +63,9 @@ def main() -> None:
     from llm_twin.core.errors import TwinError
 
     debug = "--debug" in sys.argv or bool(os.environ.get("TWIN_DEBUG"))
+    _log_to_stderr(debug)
     try:
-        twin(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        sys.exit(twin(standalone_mode=False))  # commands return nothing, `ctx.exit` its code
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -82,3 +81,13 @@ def main() -> None:
             raise
         click.echo(f"twin: {error}", err=True)
         sys.exit(error.exit_code)
+
+
+def _log_to_stderr(debug: bool) -> None:
+    """Our warnings for everybody, our details with --debug; libraries that chat about odd input only then."""
+    import logging
+
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("llm_twin").setLevel(logging.DEBUG if debug else logging.WARNING)
+    for library in ("pypdf", "trafilatura", "htmldate", "courlan", "charset_normalizer", "markdown_it"):
+        logging.getLogger(library).setLevel(logging.WARNING if debug else logging.CRITICAL)

@@ -146,6 +146,7 @@ def _refresh(parts: Parts, account: RunReport) -> int:
             sorted(clean.relevant(document, boilerplate)),
             [step.fingerprint for step in _steps({})],
             parts.chunker.fingerprint,
+            dedupe.VERSION,
         )
         for document in warehouse.documents()
     }
