@@ -59,7 +59,7 @@ def main() -> None:
             index = QdrantEdgeIndex(Path(folder) / "index", **graph)
             ours = measure("ours", index, vectors, questions, count=200)
             ours["open_ms"] = opening_ms(Path(folder) / "index")
-            ours["disk_mb"] = disk_mb(Path(folder) / "index") / 2  # two generations stand there
+            ours["disk_mb"] = disk_mb(Path(folder) / "index")
         rows.append(ours)
         if size <= BASELINE_UP_TO:
             rows.append(measure_baseline(vectors, questions))

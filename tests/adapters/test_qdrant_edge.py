@@ -131,11 +131,30 @@ def test_threads_search_undisturbed_while_generations_change_under_them(path):
     assert texts(index) == {"4"}
 
 
-def test_the_generation_before_the_live_one_is_kept_and_older_ones_are_cleared(path):
+def test_publishing_clears_older_generations_so_that_deleted_text_is_gone_from_the_disk(path):
     index = QdrantEdgeIndex(path)
-    published = [publish(index, [entry(1, str(number))]).generation for number in range(5)]
-    assert generations(path) == published[-2:]
-    assert (path / "current").read_text().strip() == published[-1]
+    publish(index, [entry(1, "a secret to forget"), entry(2)])
+    assert index.search(EVERYWHERE, k=1)["dense"]
+    kept = publish(index, [entry(2, "kept")])
+    assert generations(path) == [kept.generation]
+    assert (path / "current").read_text().strip() == kept.generation
+    assert not [file for file in path.rglob("*") if file.is_file() and b"secret" in file.read_bytes()]
+
+
+@pytest.mark.parametrize("hnsw_above", [1000, 10_000])
+def test_a_search_ends_on_its_generation_even_when_that_is_cleared_meanwhile(path, many, hnsw_above):
+    index = QdrantEdgeIndex(path, hnsw_above=hnsw_above)
+    first = publish_many(index, many)
+    reading = index._live(first.generation)  # as a search of another thread holds it
+    before = reading.search(Query("", vector=many[0].vector, sparse=many[0].sparse), 5)
+    for _ in range(3):
+        publish(QdrantEdgeIndex(path), [entry(1, "new")])
+    assert not (path / first.generation).exists()
+    assert reading.search(Query("", vector=many[0].vector, sparse=many[0].sparse), 5) == before
+    where = Filter(authors=("author 1",), since=datetime(2019, 1, 1, tzinfo=UTC))
+    rare = reading.search(Query("", vector=many[2000].vector, sparse=many[2000].sparse, where=where), 50)
+    assert [len(hits) for hits in rare.values()] == [50, 50]
+    assert texts(index) == {"new"}
 
 
 def test_a_published_generation_is_never_edited(path):
@@ -146,7 +165,9 @@ def test_a_published_generation_is_never_edited(path):
         return {file: file.read_bytes() for file in (path / first.generation).rglob("*") if file.is_file()}
 
     before = contents()
-    publish(index, [entry(100)], copy=True, delete=[entry(1).chunk.id])
+    with index.draft(**ENCODERS, copy=True) as draft:
+        draft.upsert([entry(100)])
+        draft.delete([entry(1).chunk.id])
     assert len(before) > 10
     assert contents() == before
 
@@ -200,7 +221,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_index_and_its_leavings_are
         assert index.count() == len(index.digests()) == 30
     last = publish(index, [entry(1, "alive")], copy=True)
     assert last.count == 30
-    assert len(generations(path)) == 2
+    assert generations(path) == [last.generation]
     assert not list(path.glob("draft-*"))
 
 

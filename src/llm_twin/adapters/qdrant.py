@@ -74,8 +74,7 @@ class QdrantIndex:
 
     def info(self) -> IndexInfo | None:
         """The live generation, or None when nothing was ever published."""
-        live = self._server.collection_behind(self._alias)
-        return None if live is None else self._info_of(live)
+        return self._read(self._info_of, None)
 
     def search(self, query: Query, *, k: int) -> dict[str, list[Hit]]:
         """The best `k` chunks per method, best first; equal scores in the order of chunk ids.
@@ -110,16 +109,11 @@ class QdrantIndex:
 
     def digests(self) -> dict[str, str]:
         """Digest of every entry of the live generation, by chunk id."""
-        live = self._server.collection_behind(self._alias)
-        if live is None:
-            return {}
-        records = self._server.scroll(live, payload=["chunk.id", "digest"], vectors=False)
-        return {_payload(record)["chunk"]["id"]: _payload(record)["digest"] for record in records}
+        return self._read(self._digests_of, {})
 
     def count(self, where: Filter | None = None) -> int:
         """How many chunks of the live generation pass the filter."""
-        live = self._server.collection_behind(self._alias)
-        return 0 if live is None else self._server.count(live, where)
+        return self._read(lambda live: self._server.count(live, where), 0)
 
     @contextmanager
     def draft(self, *, embedder: str, sparse: str, dim: int, copy: bool) -> Iterator[_Draft]:
@@ -143,7 +137,23 @@ class QdrantIndex:
             if not draft.published:
                 self._server.drop(draft.collection)
         if draft.published:
-            self._clear_generations(keep={draft.collection, base})
+            self._clear_generations(live=draft.collection)
+
+    def _read(self, use: Callable[[str], _T], nothing: _T) -> _T:
+        """Use the live generation by name; again if it was cleared in the meantime."""
+        while True:
+            live = self._server.collection_behind(self._alias)
+            if live is None:
+                return nothing
+            try:
+                return use(live)
+            except StoreError:
+                if self._server.collection_behind(self._alias) == live:
+                    raise
+
+    def _digests_of(self, collection: str) -> dict[str, str]:
+        records = self._server.scroll(collection, payload=["chunk.id", "digest"], vectors=False)
+        return {_payload(record)["chunk"]["id"]: _payload(record)["digest"] for record in records}
 
     def _info_of(self, collection: str) -> IndexInfo:
         info = _info_from(self._server.metadata(collection), collection)
@@ -169,9 +179,10 @@ class QdrantIndex:
         collections = self._server.call(lambda client: client.get_collections()).collections
         return [collection.name for collection in collections if named.fullmatch(collection.name)]
 
-    def _clear_generations(self, *, keep: Collection[str | None]) -> None:
+    def _clear_generations(self, *, live: str) -> None:
+        """All but the live one, so that what an author deleted is gone from the server."""
         for collection in self._generations():
-            if collection not in keep and "draft" not in self._server.metadata(collection):
+            if collection != live and "draft" not in self._server.metadata(collection):
                 self._server.drop(collection)
 
     def _clear_abandoned_drafts(self) -> None:
@@ -232,7 +243,7 @@ class _Draft:
             self._server.call(lambda client: client.delete(self.collection, points, wait=True))
 
     def publish(self, *, digest: str) -> IndexInfo:
-        """Make this generation the live one, atomically; all but it and the one before are cleared.
+        """Make this generation the live one, atomically; the others are cleared when the draft's context ends.
 
         Raises `StoreError` when another writer published since this draft began: its work would be lost.
         """
@@ -291,7 +302,8 @@ class _Server:
             raise self._failed(error) from error
 
     def _failed(self, error: Exception) -> StoreError:
-        return StoreError(f"the Qdrant server at {self.url} failed: {error}; see its log, or {REBUILD}")
+        said = " ".join(str(error).split())  # the client writes paragraphs
+        return StoreError(f"the Qdrant server at {self.url} failed: {said}; see its log, or {REBUILD}")
 
     def collection_behind(self, alias: str) -> str | None:
         aliases = self.call(lambda client: client.get_aliases()).aliases

@@ -66,9 +66,10 @@ class QdrantEdgeIndex:
 
     Nearest neighbours are searched exactly up to `hnsw_above` chunks and through an HNSW graph (Malkov & Yashunin 2018)
     above, unless the graph's recall, measured right after it is built, is too low: `info().search` says which it is.
+    Scanning 100,000 vectors of 384 dimensions takes two cores 10 to 25 ms; their graph takes minutes to build.
     """
 
-    def __init__(self, path: Path, *, hnsw_above: int = 200_000) -> None:
+    def __init__(self, path: Path, *, hnsw_above: int = 100_000) -> None:
         self._path = path
         self._hnsw_above = hnsw_above
         self._lock = threading.Lock()
@@ -270,24 +271,26 @@ class _Draft:
 
     def upsert(self, entries: Sequence[IndexEntry]) -> None:
         """Insert or replace entries by chunk id. Raises `IndexMismatch` for a vector of another dimension."""
+        shard = self._writable
         for entry in entries:
             _check_dim(len(entry.vector), self._about, f"the vector of chunk {entry.chunk.id}")
         for start in range(0, len(entries), _BATCH):
             batch = entries[start : start + _BATCH]
             with _engine():
-                self._writable.update(qe.UpdateOperation.upsert_points([_point(entry) for entry in batch]))
+                shard.update(qe.UpdateOperation.upsert_points([_point(entry) for entry in batch]))
             self._digests.update((entry.chunk.id, entry.digest) for entry in batch)
 
     def delete(self, chunk_ids: Collection[str]) -> None:
         """Remove entries; ids that are not there do not matter."""
+        shard = self._writable
         there = [chunk_id for chunk_id in chunk_ids if chunk_id in self._digests]
         with _engine():
-            self._writable.update(qe.UpdateOperation.delete_points([_point_id(chunk_id) for chunk_id in there]))
+            shard.update(qe.UpdateOperation.delete_points([_point_id(chunk_id) for chunk_id in there]))
         for chunk_id in there:
             del self._digests[chunk_id]
 
     def publish(self, *, digest: str) -> IndexInfo:
-        """Make this generation the live one, atomically; all but it and the one before are cleared.
+        """Make this generation the live one, atomically, and clear all others.
 
         Raises `StoreError` when another writer published since this draft began: its work would be lost.
         """
@@ -343,7 +346,7 @@ class _Draft:
         _sync(pointer)
         pointer.replace(self._root / "current")
         _sync(self._root)
-        _clear_generations(self._root, keep={generation, self._base})
+        _clear_generations(self._root, live=generation)
 
 
 # --- what the engine is told ----------------------------------------------------------------------------------------
@@ -437,12 +440,14 @@ def _languages(shard: qe.EdgeShard) -> tuple[str, ...]:
 
 @contextmanager
 def _engine() -> Iterator[None]:
-    """The engine raises bare `Exception`; it leaves this module as a `StoreError`."""
+    """The engine raises bare `Exception`, or panics over a damaged file, which Python sees as a `BaseException`."""
     try:
         yield
     except StoreError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise StoreError(f"the search engine failed: {error}; {REBUILD}") from error
 
 
@@ -566,9 +571,13 @@ def _sync_tree(folder: Path) -> None:
         _sync(Path(root))
 
 
-def _clear_generations(root: Path, *, keep: Collection[str | None]) -> None:
+def _clear_generations(root: Path, *, live: str) -> None:
+    """All but the live one, so that what an author deleted is gone from the disk.
+
+    A reader that has one open goes on reading: its files live until it lets go of them.
+    """
     for folder in root.iterdir():
-        if _GENERATION.fullmatch(folder.name) and folder.name not in keep:
+        if _GENERATION.fullmatch(folder.name) and folder.name != live:
             _remove(folder)
 
 
