@@ -9,7 +9,7 @@ from llm_twin.adapters.memory import MemoryWarehouse
 from llm_twin.core.errors import ModelError
 from llm_twin.core.records import Chunk, DocumentHeader, Embedding, Hit, embedding_key, embedding_text
 from llm_twin.core.vectors import maxsim, pack_tokens
-from llm_twin.inference.rerank import MaxSimReranker
+from llm_twin.inference.rerank import MaxSimReranker, regularised
 
 
 class WordEmbedder:
@@ -133,3 +133,37 @@ def test_requests_at_once_lose_no_count(warehouse, embedder):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: reranker.scores("the query", HITS), range(50)))
     assert reranker.encoded == 200
+
+
+def unit(*values: float) -> np.ndarray:
+    return np.array(values, np.float32) / np.linalg.norm(values)
+
+
+def test_a_candidate_among_good_ones_passes_one_of_equal_score_that_stands_alone():
+    """Three alike at the top, one loner between two weak ones: the company decides."""
+    strong, weak = unit(1, 0, 0.1), unit(0, 1, 0.1)
+    vectors = [strong, strong, strong, weak, weak, weak, weak]
+    scores = [3.0, 2.9, 2.0, 2.0, 0.5, 0.4, 0.3]
+    found = regularised(scores, vectors, neighbours=2)
+    assert found[2] > found[3] > found[4]
+
+
+def test_the_share_of_the_neighbours_decides_how_far_scores_move():
+    rng = np.random.default_rng(0)
+    vectors = [unit(*rng.normal(size=8)) for _ in range(20)]
+    scores = list(rng.normal(size=20))
+    alone = regularised(scores, vectors, share=0.0)
+    assert np.corrcoef(alone, scores)[0, 1] == pytest.approx(1.0)
+    assert np.allclose([np.mean(alone), np.std(alone)], [0.0, 1.0])
+    moved = [np.abs(np.subtract(regularised(scores, vectors, share=share), alone)).mean() for share in (0.1, 0.3, 0.6)]
+    assert moved == sorted(moved)
+    assert moved[0] > 0
+
+
+def test_few_equal_or_unrelated_candidates_are_no_trouble():
+    assert regularised([], []) == []
+    assert regularised([4.0], [unit(1, 0)]) == [0.0]
+    assert regularised([1.0, 3.0], [unit(1, 0), unit(0, 1)]) == [-1.0, 1.0]
+    assert regularised([2.0] * 9, [unit(1, 0)] * 9) == [0.0] * 9
+    opposite = [unit(*row) for row in np.vstack([np.eye(4), -np.eye(4)])]
+    assert np.isfinite(regularised(range(8), opposite)).all()

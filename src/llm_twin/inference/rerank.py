@@ -1,4 +1,4 @@
-"""A closer look at candidates: late interaction over token vectors.
+"""A closer look at candidates: late interaction over token vectors, and what like candidates say of each other.
 
 The cross-encoder, the other way to look closer, is a model of its own and lives with the adapters.
 """
@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from threading import Lock
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llm_twin.core.errors import ModelError
 from llm_twin.core.ports import Embedder, EmbeddingStore
 from llm_twin.core.records import Hit, embedding_key, embedding_text
-from llm_twin.core.vectors import PackedTokens, maxsim
+from llm_twin.core.vectors import PackedTokens, Vector, maxsim
 
 
 class MaxSimReranker:
@@ -60,3 +63,31 @@ class MaxSimReranker:
         with self._counting:
             self.encoded += len(tokens)
         return tokens
+
+
+def regularised(
+    scores: Sequence[float], vectors: Sequence[Vector], *, share: float = 0.3, neighbours: int = 5
+) -> list[float]:
+    """Scores drawn towards those of the most similar candidates, standardised: mean 0, standard deviation 1.
+
+    Closely associated texts tend to answer the same questions, so a candidate whose nearest others score well deserves
+    more than one that stands alone. `vectors` are the candidates' own; a candidate takes `share` of its score from its
+    `neighbours`, weighted by cosine. Fewer candidates than that keep their order.
+
+    Source: Diaz 2005, Regularizing Ad Hoc Retrieval Scores; van Rijsbergen 1979, the cluster hypothesis.
+    """
+    own = _standardised(np.array(scores, dtype=np.float64))
+    if len(own) <= neighbours:
+        return [float(score) for score in own]
+    matrix = np.stack(vectors)
+    likeness = (matrix @ matrix.T).clip(min=0)
+    np.fill_diagonal(likeness, -1)  # nobody is their own neighbour
+    nearest = np.argsort(-likeness, axis=1, kind="stable")[:, :neighbours]
+    weights = np.take_along_axis(likeness, nearest, axis=1) + 1e-9
+    around = _standardised((weights * own[nearest]).sum(axis=1) / weights.sum(axis=1))
+    return [float(score) for score in (1 - share) * own + share * around]
+
+
+def _standardised(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    spread = scores.std() if len(scores) else 0.0
+    return (scores - scores.mean()) / spread if spread > 1e-12 else np.zeros_like(scores)
