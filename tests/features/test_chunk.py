@@ -117,6 +117,7 @@ PIECES = st.sampled_from(
         "今日は天気がいい。散歩に行きます。東京は大きいです。とても楽しいと思います。",
         "👩‍👩‍👧 e\u0301\u0301 🇩🇪🇫🇷 👍🏽 नमस्ते",
         "x" * 150,
+        "x" * 400,
         "a" + "\u0301" * 120,
         "antidisestablishmentarianism" * 9,
         "word " * 40,
@@ -207,6 +208,14 @@ def test_a_code_block_or_table_that_fits_the_window_is_never_cut():
     found = texts(f"{prose}\n\n{code}\n\n{prose}\n\n{table}\n\n{prose}\n")
     assert sum(code in text for text in found) == 1
     assert sum(table in text for text in found) == 1
+
+
+def test_code_that_fits_the_window_only_without_its_headings_stays_whole_under_a_shorter_path():
+    code = "```\n" + "\n".join("a b c d e f" for _ in range(41)) + "\n```"
+    assert WINDOW.count(code) == 252
+    text = f"## A section of several words\n\n{PARAGRAPHS[0]}\n\n{code}\n\n{PARAGRAPHS[1]}"
+    (whole,) = (chunk for chunk in StructureChunker(WINDOW).chunk(document(text)) if code in chunk.text)
+    assert whole.heading_path == ()
 
 
 def test_code_too_long_for_the_window_is_cut_between_functions():

@@ -7,7 +7,8 @@ What all of them promise, and what `chunk_document` checks for chunkers of other
 - `document.text[chunk.start:chunk.end] == chunk.text`, chunks stand in order, and every character that is not white
   space is in one of them; only `FixedChunker` overlaps.
 - Heading path and text together never exceed the window. A path longer than a quarter of the window loses its
-  outermost parts first, then the end of what is left.
+  outermost parts first, then the end of what is left; so does a path beside a code block, table or sentence that
+  fits the window only without it.
 - The same document gives the same chunks; a chunk's id depends on its own text alone.
 
 To add one: a class with `fingerprint` and `chunk`, and its line in `catalog.py`.
@@ -52,6 +53,7 @@ SECTION, BLOCK, GLUED, ITEM, GROUP, SENTENCE, LINE, WORD = 0, 1, 2, 3, 20, 21, 2
 """How good a cut is, best first. GLUED: after a paragraph that announces what follows it. ITEM grows with nesting."""
 
 _BLANK_LINES = re.compile(r"\n[ \t]*\n\s*")
+_LINE_END = re.compile(r"\n")
 _SPACE = re.compile(r"\s")
 
 
@@ -206,7 +208,8 @@ class SemanticChunker:
         ]
         if not units:
             return []
-        vectors = [each.vector for each in self._embedder.embed([document.text[u.start : u.end] for u in units])]
+        texts = [_beginning(document.text[unit.start : unit.end], self._tokenizer) for unit in units]
+        vectors = [each.vector for each in self._embedder.embed(texts)]
         begins = {0, *_valleys(vectors, self._context)}
         segments: list[_Section] = []
         atoms: list[_Atom] = []
@@ -321,13 +324,14 @@ class _Section:
 
     path: tuple[str, ...]
     level: int
+    window: int
     room: int
     blocks: tuple[Block, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Atom:
-    """A span that is kept whole. `rank` says how good a cut before it is; it fits the room of its section."""
+    """A span that is kept whole. `rank` says how good a cut before it is."""
 
     start: int
     end: int
@@ -353,7 +357,7 @@ def _sections(document: Document, tokenizer: Tokenizer) -> list[_Section]:
         if own:
             shown = _shortened(path, tokenizer)
             used = tokenizer.count(f"{' > '.join(shown)}\n\n") if shown else 0
-            sections.append(_Section(shown, level, tokenizer.window - used, tuple(own)))
+            sections.append(_Section(shown, level, tokenizer.window, tokenizer.window - used, tuple(own)))
     return sections
 
 
@@ -374,50 +378,55 @@ def _shortened(path: tuple[str, ...], tokenizer: Tokenizer) -> tuple[str, ...]:
 def _section_atoms(section: _Section, index: int, sizes: _Sizes, document: Document) -> Iterator[_Atom]:
     rank = SECTION
     for block in section.blocks:
-        yield from _opened(block, rank, index, section.room, sizes, document, depth=0)
+        yield from _opened(block, rank, index, section, sizes, document, depth=0)
         announces = block.kind == "heading" or (block.kind == "paragraph" and sizes.text[block.end - 1] in ":：")
         rank = GLUED if announces else BLOCK
 
 
 def _opened(
-    block: Block, rank: int, section: int, room: int, sizes: _Sizes, document: Document, *, depth: int
+    block: Block, rank: int, index: int, section: _Section, sizes: _Sizes, document: Document, *, depth: int
 ) -> Iterator[_Atom]:
     """The block as one atom, or as those inside it where it is a list or does not fit."""
     text = sizes.text
-    if block.kind != "list" and sizes.size(block.start, block.end) <= room:
-        yield _Atom(block.start, block.end, rank, section, block.kind)
+    # Code and tables are worth more whole under a shorter heading path than cut under the full one.
+    limit = section.window if block.kind in ("code", "table") else section.room
+    if block.kind != "list" and sizes.size(block.start, block.end) <= limit:
+        yield _Atom(block.start, block.end, rank, index, block.kind)
     elif block.children:
         for child in _tiles(block, text):
-            yield from _opened(child, rank, section, room, sizes, document, depth=depth + 1)
+            yield from _opened(child, rank, index, section, sizes, document, depth=depth + 1)
             rank = min(ITEM + depth, GROUP - 1)
     elif block.kind in ("paragraph", "heading"):
         spans = sentences_within(text, block.start, block.end, document.language)
         starts = [block.start, *(start for start, _ in spans[1:])]
-        yield from _fitted(_between(starts, block.end, text), rank, SENTENCE, section, room, sizes, block.kind)
+        whole = _Atom(block.start, block.end, rank, index, block.kind)
+        yield from _fitted(_between(starts, block.end, text), whole, SENTENCE, section.window, section.room, sizes)
     else:
         starts = [block.start, *(match.end() for match in _BLANK_LINES.finditer(text, block.start, block.end))]
         starts = [_line_start(text, start, block.start) for start in starts]
         for start, end in _between(starts, block.end, text):
-            if sizes.size(start, end) <= room:
-                yield _Atom(start, end, rank, section, block.kind)
+            group = _Atom(start, end, rank, index, block.kind)
+            if sizes.size(start, end) <= section.room:
+                yield group
             else:
-                lines = [start, *(match.end() for match in re.compile("\n").finditer(text, start, end))]
-                yield from _fitted(_between(lines, end, text), rank, LINE, section, room, sizes, block.kind)
+                lines = [start, *(match.end() for match in _LINE_END.finditer(text, start, end))]
+                yield from _fitted(_between(lines, end, text), group, LINE, section.room, section.room, sizes)
             rank = GROUP
 
 
 def _fitted(
-    spans: Iterable[tuple[int, int]], first: int, rank: int, section: int, room: int, sizes: _Sizes, kind: str
+    spans: Iterable[tuple[int, int]], whole: _Atom, inner: int, limit: int, room: int, sizes: _Sizes
 ) -> Iterator[_Atom]:
-    """One atom per span, cut at words where even that does not fit; `first` ranks the cut before all of them."""
+    """`whole` as one atom per span, those above `limit` cut at words into runs of `room`; `inner` ranks their cuts."""
+    rank = whole.rank
     for start, end in spans:
-        if sizes.size(start, end) <= room:
-            yield _Atom(start, end, first, section, kind)
+        if sizes.size(start, end) <= limit:
+            yield replace(whole, start=start, end=end, rank=rank)
         else:
             for run_start, run_end in sizes.filled(start, end, room):
-                yield _Atom(run_start, run_end, first, section, kind)
-                first = WORD
-        first = rank
+                yield replace(whole, start=run_start, end=run_end, rank=rank)
+                rank = WORD
+        rank = inner
 
 
 def _tiles(parent: Block, text: str) -> Iterator[Block]:
@@ -560,11 +569,14 @@ def _chunks(document: Document, spans: Iterable[tuple[int, int, tuple[str, ...]]
 
 
 def _within_window(chunk: Chunk, tokenizer: Tokenizer) -> Iterator[Chunk]:
-    """The chunk with its tokens counted; halved as long as it exceeds the window.
+    """The chunk with its tokens counted; its path is shortened and then its text halved as long as it does not fit.
 
-    That happens when a long word was cut: WordPiece counts one unknown token for the whole and many for its parts.
+    Text is too long where a long word was cut: WordPiece counts one unknown token for the whole and many for its parts.
     """
     tokens = tokenizer.count(embedding_text(chunk))
+    while tokens > tokenizer.window and chunk.heading_path and tokenizer.count(chunk.text) <= tokenizer.window:
+        chunk = replace(chunk, heading_path=chunk.heading_path[1:])
+        tokens = tokenizer.count(embedding_text(chunk))
     if tokens <= tokenizer.window:
         yield replace(chunk, token_count=tokens)
         return
@@ -577,6 +589,11 @@ def _within_window(chunk: Chunk, tokenizer: Tokenizer) -> Iterator[Chunk]:
     for start, end in ((0, _rstripped(text, 0, cut)), (len(text) - len(text[cut:].lstrip()), len(text))):
         part = replace(chunk, text=text[start:end], start=chunk.start + start, end=chunk.start + end)
         yield from _within_window(part, tokenizer)
+
+
+def _beginning(text: str, tokenizer: Tokenizer) -> str:
+    """What the embedder can read of a text."""
+    return next(_within_window(Chunk("", "", text, 0, len(text)), tokenizer)).text
 
 
 def _with_paths(
