@@ -45,7 +45,6 @@ def test_every_setting_says_what_it_means() -> None:
         ("[llm]\nmodell = 'x'\n", ["llm.modell", "twin.toml:2", "llm.model"]),
         ("[lm]\nmodel = 'x'\n", ["lm", "twin.toml:1"]),
         ("[search]\n\nk = 'many'\n", ["search.k", "twin.toml:3", "many"]),
-        ("[[sources]]\naddress = 'a'\nadress = 'b'\n", ["sources.adress", "twin.toml:3", "sources.address"]),
         ("[[sources]]\nauthor = 'x'\n", ["sources.address", "required"]),
         ("[search\nk = 1\n", ["twin.toml", "TOML", "line 1"]),
         ("search = 3\n", ["search", "twin.toml:1"]),

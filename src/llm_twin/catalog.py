@@ -68,6 +68,11 @@ def names(kind: str) -> list[str]:
     return sorted({*PARTS[kind], *_entry_points(kind)})
 
 
+def ordered(kind: str) -> list[str]:
+    """The same in order of precedence: parts of other packages first, then ours as the table has them."""
+    return [*sorted(_entry_points(kind).keys() - PARTS[kind].keys()), *PARTS[kind]]
+
+
 def part(kind: str, name: str) -> Any:
     """The class (or factory) of that name. Raises `ConfigError` with the nearest names when there is none."""
     target = PARTS[kind].get(name)

@@ -37,18 +37,21 @@ class AuthorSettings(_Section):
 
 
 class SourceSettings(_Section):
-    """One place where the author publishes."""
+    """One place where the author publishes. Keys beside these are options of the source's kind (`twin sources`)."""
+
+    model_config = ConfigDict(extra="allow")
 
     address: str
     """A file, folder or glob (relative to twin.toml), or the address of a site."""
+    kind: str = ""
+    """Kind of source by name; empty recognises it from the address."""
     author: str = ""
     """Author of what is found here; empty means `author.name`."""
-    include: tuple[str, ...] = ()
-    """Globs of files to take, relative to the address; empty takes every known format."""
-    exclude: tuple[str, ...] = ()
-    """Globs of files to leave out, beside what .gitignore and .twinignore name."""
-    platform: str = "files"
-    """Platform recorded as the source of these documents, and usable as a filter."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the source's kind is told beside the address."""
+        return dict(self.model_extra or {})
 
 
 class WarehouseSettings(_Section):

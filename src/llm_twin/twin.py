@@ -5,7 +5,9 @@ Parts are named in the settings, found in `catalog.py`, built when first needed,
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
+import inspect
 import os
 import platform
 import time
@@ -18,6 +20,8 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import TypeAdapter, ValidationError
 
 from llm_twin import catalog, settings
 from llm_twin.core.errors import ConfigError, NotFound, TwinError
@@ -375,6 +379,11 @@ class Twin:
         return cast("ports.Tracer", catalog.part("tracer", "otel")(self.trace_store))
 
     @cached_property
+    def fetcher(self) -> Any:
+        """The one way to the network for every source; its cache lives in the workspace."""
+        raise ConfigError("no source of this version fetches from the network; name files and folders")
+
+    @cached_property
     def embedder(self) -> ports.Embedder:
         """Text to vectors."""
         chosen = self.settings.embedder
@@ -491,17 +500,46 @@ class Twin:
         return [self._source(source) for source in chosen or configured.values()]
 
     def _source(self, chosen: settings.SourceSettings) -> ports.Source:
-        return cast(
-            "ports.Source",
-            catalog.part("source", "files")(
-                self.workspace.root / Path(chosen.address).expanduser(),
-                name=chosen.address,
-                author=chosen.author or self.settings.author.name,
-                include=chosen.include,
-                exclude=chosen.exclude,
-                source=chosen.platform,
-            ),
+        """The source of a [[sources]] table, its options checked against what its kind takes."""
+        from llm_twin.collect import pipeline as collect
+
+        kind = catalog.part("source", chosen.kind or self._recognise(chosen.address))
+        context = collect.SourceContext(
+            author=chosen.author or self.settings.author.name,
+            root=self.workspace.root,
+            fetcher=lambda: self.fetcher,
+            now=lambda: datetime.now(UTC),
         )
+        return cast("ports.Source", kind.open(chosen.address, context, **self._options(kind, chosen)))
+
+    def _options(self, kind: Any, chosen: settings.SourceSettings) -> dict[str, Any]:
+        """The options of a [[sources]] table as the kind's `open` declares them."""
+        declared = dict(inspect.signature(kind.open, eval_str=True).parameters)
+        del declared["address"], declared["context"]
+        options = {}
+        for name, value in chosen.options.items():
+            if name not in declared:
+                known = ["address", "kind", "author", *declared]
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise ConfigError(
+                    f"the source {chosen.address!r} takes no option {name!r}; {hint}it takes {', '.join(known)}"
+                )
+            try:
+                options[name] = TypeAdapter(declared[name].annotation).validate_python(value)
+            except ValidationError as error:
+                raise ConfigError(
+                    f"option {name!r} of the source {chosen.address!r} is wrong: {error.errors()[0]['msg'].lower()}, "
+                    f"got {value!r}; correct it in {self.workspace.settings_file}"
+                ) from None
+        return options
+
+    def _recognise(self, address: str) -> str:
+        """The first kind that takes an address, in the order of the catalog."""
+        for name in catalog.ordered("source"):
+            if catalog.part("source", name).recognises(address):
+                return name
+        raise ConfigError(f"no kind of source takes {address!r}; `twin sources` lists the kinds with an example each")
 
     def _authors(self) -> tuple[Author, ...]:
         """The author of the settings with aliases, then everybody else whose writing was collected."""

@@ -18,12 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar
 
 import pathspec
 
 from llm_twin.collect import jsonl
 from llm_twin.collect.formats import READERS, reader_for
 from llm_twin.collect.reading import Reading, document_from
+from llm_twin.collect.sources import SourceContext
 from llm_twin.core.errors import ItemError, SourceError
 from llm_twin.core.records import Document, Item, ItemState, Outcome, fingerprint
 
@@ -71,6 +73,34 @@ class FilesSource:
 
     After a listing `ignored` counts the files of other types, by suffix.
     """
+
+    example: ClassVar[str] = "./posts"
+
+    @classmethod
+    def recognises(cls, address: str) -> bool:
+        """Everything that is not a URL is a path."""
+        return "://" not in address
+
+    @classmethod
+    def open(
+        cls,
+        address: str,
+        context: SourceContext,
+        *,
+        include: tuple[str, ...] = (),
+        exclude: tuple[str, ...] = (),
+        platform: str = "files",
+    ) -> FilesSource:
+        """The files at a path, which may be relative to twin.toml; options as in the class, `platform` its `source`."""
+        return cls(
+            context.root / Path(address).expanduser(),
+            name=address,
+            author=context.author,
+            include=include,
+            exclude=exclude,
+            source=platform,
+            now=context.now,
+        )
 
     def __init__(
         self,

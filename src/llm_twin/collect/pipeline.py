@@ -19,9 +19,12 @@ from datetime import datetime
 from typing import Any
 
 from llm_twin.collect.reading import hash_of
+from llm_twin.collect.sources import SourceContext
 from llm_twin.core.errors import ItemError, SourceError
 from llm_twin.core.ports import DocumentStore, Progress, Redactor, Source
 from llm_twin.core.records import Document, Item, ItemState, Redaction, fingerprint, to_json
+
+__all__ = ["CollectReport", "SourceContext", "collect"]
 
 BATCH_DOCUMENTS = 32
 """Documents saved at once: what a kill may cost."""
