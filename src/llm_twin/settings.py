@@ -54,6 +54,39 @@ class SourceSettings(_Section):
         return dict(self.model_extra or {})
 
 
+class FetchSettings(_Section):
+    """How sources on the network are read. Proxies in the environment are not used."""
+
+    contact: str = Field(default="", pattern=r"^[^\s()\x00-\x1f\x7f-\U0010ffff]*$")
+    """Your web or mail address, sent with every request so that a site can reach you."""
+    requests_per_second: float = Field(default=1.0, gt=0, le=100)
+    """Requests per second to one host; a longer crawl-delay of its robots.txt is honoured."""
+    concurrency: int = Field(default=2, ge=1, le=16)
+    """Connections to one host at once."""
+    timeout_s: float = Field(default=30.0, gt=0)
+    """Seconds a request may take in all, from the connection to the last byte."""
+    connect_timeout_s: float = Field(default=10.0, gt=0)
+    """Seconds until a connection stands."""
+    download_timeout_s: float = Field(default=600.0, gt=0)
+    """Seconds the download of an archive may take in all."""
+    retries: int = Field(default=3, ge=0, le=10)
+    """Further tries after a 429, a 5xx or a lost connection, with back-off."""
+    max_wait_s: float = Field(default=60.0, ge=0)
+    """Most seconds to wait because a site asks for it (Retry-After, crawl-delay); for longer, the item fails."""
+    max_bytes: int = Field(default=20_000_000, ge=1)
+    """Most bytes of a page, before and after decompression."""
+    max_download_bytes: int = Field(default=2_000_000_000, ge=1)
+    """Most bytes of an archive."""
+    max_redirects: int = Field(default=5, ge=0, le=20)
+    """Redirects followed from one address."""
+    cache_max_bytes: int = Field(default=500_000_000, ge=0)
+    """Most bytes of pages kept on disk to ask sites only for what changed."""
+    respect_robots: bool = True
+    """Whether robots.txt decides what is fetched; turn it off for sites of your own only."""
+    allow_private: bool = False
+    """Whether addresses of your own network and this machine may be fetched."""
+
+
 class WarehouseSettings(_Section):
     """Where documents, features, embeddings and runs are kept."""
 
@@ -152,6 +185,7 @@ class Settings(_Section):
     author: AuthorSettings = AuthorSettings()
     sources: tuple[SourceSettings, ...] = ()
     """Where the author publishes; in twin.toml one [[sources]] table each."""
+    fetch: FetchSettings = FetchSettings()
     warehouse: WarehouseSettings = WarehouseSettings()
     index: IndexSettings = IndexSettings()
     embedder: EmbedderSettings = EmbedderSettings()
