@@ -256,7 +256,7 @@ def test_a_query_longer_than_the_window_keeps_every_token(embedder):
 
 def test_threads_that_embed_at_once_get_what_each_would_get_alone(embedder):
     alone = [embedder.embed([text])[0].vector for text in TEXTS]
-    fresh = MiniLmEmbedder(weights=str(embedder._folder), precision="f32", cache_dir=embedder._folder)
+    fresh = MiniLmEmbedder(weights=str(embedder.folder), precision="f32", cache_dir=embedder.folder)
     with ThreadPoolExecutor(8) as pool:
         at_once = list(pool.map(lambda text: fresh.embed([text])[0].vector, TEXTS * 20))
     assert np.allclose(at_once, alone * 20, atol=2e-6)
@@ -417,7 +417,7 @@ def test_weights_are_fetched_from_a_hub_once_and_then_need_no_network(folder, tm
         "import sys, pathlib; from llm_twin.adapters.minilm import MiniLmEmbedder\n"
         "embedder = MiniLmEmbedder(weights=sys.argv[1], cache_dir=pathlib.Path(sys.argv[2]))\n"
         "print(embedder.name, embedder.dim)\n"
-        "assert not list(embedder._folder.glob('*.bin'))"
+        "assert not list(embedder.folder.glob('*.bin'))"
     )
 
     def run(weights: str) -> subprocess.CompletedProcess[str]:

