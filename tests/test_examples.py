@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import sys
 import tomllib
@@ -14,8 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_twin import Twin, catalog
-from llm_twin.adapters.memory import MemoryWarehouse
-from llm_twin.collect.pipeline import collect
 from llm_twin.core.errors import ConfigError
 from llm_twin.core.records import Document, embedding_text
 from llm_twin.features.chunk import chunk_document
@@ -56,19 +55,10 @@ REFRAIN = "And who will row me home tonight,\nand who will row me home?"
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example as `pip install ./examples/verse` leaves it: its module, and its entry points as metadata."""
+    """The example as `pip install ./examples/verse` leaves it."""
     project = tomllib.loads((VERSE / "pyproject.toml").read_text())["project"]
-    about = tmp_path / "installed" / "llm_twin_verse-0.1.0.dist-info"
-    about.mkdir(parents=True)
-    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    lines = [
-        f"[{group}]\n" + "".join(f"{name} = {target}\n" for name, target in entries.items())
-        for group, entries in project["entry-points"].items()
-    ]
-    (about / "entry_points.txt").write_text("\n".join(lines))
-    monkeypatch.syspath_prepend(str(about.parent))
+    _install(tmp_path / "installed", project["name"], project["entry-points"], monkeypatch)
     monkeypatch.syspath_prepend(str(VERSE))
-    importlib.invalidate_caches()
     monkeypatch.delitem(sys.modules, "verse", raising=False)
 
 
@@ -117,25 +107,31 @@ def test_the_documentation_shows_the_example_as_it_is() -> None:
         assert (VERSE / file).read_text(encoding="utf-8").strip() in page, f"docs/extending.md shows another {file}"
 
 
-def test_the_source_shown_in_the_documentation_collects() -> None:
-    (source,) = [block for block in _python_of("extending.md") if "class NotesSource" in block]
-    shown: dict = {}
-    exec(source, shown)
-    notes = {"tea": "Water first, then tea.", "empty": " "}
-    store = MemoryWarehouse()
+def test_the_source_shown_in_the_documentation_collects_by_its_entry_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source,) = [block for block in _python_of("extending.md") if "class JournalSource" in block]
+    _install(tmp_path / "installed", "journal", {"llm_twin.source": {"journal": "journal:JournalSource"}}, monkeypatch)
+    (tmp_path / "installed" / "journal.py").write_text(source)
+    monkeypatch.delitem(sys.modules, "journal", raising=False)
+    entries = {"2021-03-04": "Water first, then tea.", "2021-03-05": " "}
 
     def outcomes() -> dict[str, str]:
-        report = collect(
-            shown["NotesSource"](notes, author="A Poet"), store=store, redactor=None, now=lambda: datetime.now(UTC)
-        )
-        return {state.key: state.outcome for state in report.states}
+        (tmp_path / "twin" / "my.journal.json").write_text(json.dumps(entries))
+        return {item.key: item.outcome for item in twin.sync().items}
 
-    assert outcomes() == {"tea": "added", "empty": "skipped"}
-    assert outcomes() == {"tea": "unchanged", "empty": "skipped"}
-    notes["tea"] = "Tea first, then water."
-    del notes["empty"]
-    assert outcomes() == {"tea": "updated", "empty": "removed"}
-    assert [document.text for document in store.documents()] == ["Tea first, then water."]
+    with Twin.init(tmp_path / "twin", author="A Poet", addresses=["my.journal.json"]) as twin:
+        assert outcomes() == {"2021-03-04": "added", "2021-03-05": "skipped"}
+        assert outcomes() == {"2021-03-04": "unchanged", "2021-03-05": "skipped"}
+        entries["2021-03-04"] = "Tea first, then water."
+        del entries["2021-03-05"]
+        assert outcomes() == {"2021-03-04": "updated", "2021-03-05": "removed"}
+        (hit,) = twin.search("tea", where=twin.filter(sources=["journal"], since="2021", until="2021"))
+    assert (hit.chunk.text, hit.document.title) == ("Tea first, then water.", "Journal, 2021-03-04")
+    with (tmp_path / "twin" / "twin.toml").open("a") as settings:
+        settings.write("\n[[sources]]\naddress = 'other.journal.json'\ntitel = 'Notebook'\n")
+    with Twin.open(tmp_path / "twin") as twin, pytest.raises(ConfigError, match="did you mean 'title'"):
+        twin.sync()
 
 
 def test_the_python_page_runs_from_top_to_bottom(
@@ -165,6 +161,17 @@ def test_every_python_and_toml_block_of_the_documentation_parses(page: Path) -> 
         compile(block, page.name, "exec")
     for block in re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
         tomllib.loads(block)
+
+
+def _install(folder: Path, name: str, entry_points: dict[str, dict[str, str]], patch: pytest.MonkeyPatch) -> None:
+    """Put a package's entry points where installed packages have theirs; `folder` is searched for modules."""
+    about = folder / f"{name.replace('-', '_')}-0.1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n")
+    groups = {group: "".join(f"{key} = {target}\n" for key, target in of.items()) for group, of in entry_points.items()}
+    (about / "entry_points.txt").write_text("\n".join(f"[{group}]\n{lines}" for group, lines in groups.items()))
+    patch.syspath_prepend(str(folder))
+    importlib.invalidate_caches()
 
 
 def _python_of(page: str) -> list[str]:
