@@ -152,7 +152,7 @@ def test_an_empty_reply_is_an_error_that_says_why(reason):
 
 def test_a_text_cut_by_its_limit_says_so():
     with ScriptedLlm([says("I prefer", reason="length")]) as server:
-        assert drafted(server, max_tokens=2)[1].notes == ("The text was cut at 2 tokens (ask.max_tokens).",)
+        assert drafted(server, max_tokens=2)[1].notes == ("The text was cut at 2 tokens, the limit set for it.",)
 
 
 def test_a_cut_connection_after_the_first_piece_is_an_error():

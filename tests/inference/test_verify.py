@@ -266,7 +266,7 @@ def test_every_quote_stands_at_its_offsets_and_only_marks_change_the_text(text):
         assert stored[citation.number][begin : begin + len(citation.quote)] == citation.quote
         assert citation.quote.strip() == citation.quote != ""
         assert f"[{citation.number}]" in verified.text
-    assert re.sub(r"\s|\[[\d,\-?]+\]|【2】", "", verified.text) == re.sub(r"\s|\[[\d,\- ?]+\]|【2】", "", text)
+    assert re.sub(r"\s|\[[\d,\- ?]+\]|【2】", "", verified.text) == re.sub(r"\s|\[[\d,\- ?]+\]|【2】", "", text)
 
 
 @given(TEXTS)

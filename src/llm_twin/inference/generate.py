@@ -190,7 +190,7 @@ def _fit(
 
 def _reply_notes(finish_reason: str | None, max_tokens: int) -> Iterator[str]:
     if finish_reason == "length":
-        yield f"The text was cut at {max_tokens} tokens (ask.max_tokens)."
+        yield f"The text was cut at {max_tokens} tokens, the limit set for it."
     if finish_reason == "content_filter":
         yield "The model's server cut the text by its content filter."
 

@@ -35,6 +35,9 @@ LEAST_WORDS = 3
 LONGEST_QUOTE = 600
 """Characters of two adjacent sentences up to which they may be quoted together."""
 LONGEST_RANGE = 20
+"""Numbers that a range such as [1-3] may cover; more is a slip of the model, whose ends alone are kept and checked."""
+NAME_STEM, NAME_ENDING = 4, 3
+"""Letters two names must share, and by how many one may be longer, to count as forms of one name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,18 @@ class CitedPassage:
         # German writes every noun with a capital, so that capitals tell nothing about names.
         if self.passage.document.language == "de":
             return []
-        return [name for name in names(claim) if _stem(name.casefold()) not in self._words]
+        return [name for name in names(claim) if not self._has_name(_stem(name.casefold()))]
+
+    def _has_name(self, name: str) -> bool:
+        """Whether it stands there, also as Syrian for Syria; but JavaScript is not Java."""
+        if len(name) < NAME_STEM:
+            return name in self._words
+        return any(
+            len(word) >= NAME_STEM
+            and abs(len(word) - len(name)) <= NAME_ENDING
+            and (word.startswith(name) or name.startswith(word))
+            for word in self._words
+        )
 
     @cached_property
     def _text(self) -> str:
@@ -276,7 +290,7 @@ def _claims(text: str, found: Sequence[Marker]) -> list[_Claim]:
     """
     bare = _blanked(text, found)
     end = min((match.start() for match in _SOURCES.finditer(bare)), default=len(bare))
-    spans = [span for span in sentences(bare) if span[0] < end]
+    spans = [span for span in _whole_links(bare, sentences(bare)) if span[0] < end]
     owners: dict[tuple[int, int], list[Marker]] = {span: [] for span in spans}
     for marker in found:
         if marker.start < end:
@@ -288,9 +302,21 @@ def _claims(text: str, found: Sequence[Marker]) -> list[_Claim]:
     ]
 
 
+def _whole_links(text: str, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The sentences, one that was cut inside `[1](url)` put together again."""
+    whole: list[tuple[int, int]] = []
+    for start, end in spans:
+        if whole and whole[-1][1] == start and text[start - 1 : start + 1] == "](":
+            whole[-1] = (whole[-1][0], end)
+        else:
+            whole.append((start, end))
+    return whole
+
+
 def _readable(source: str) -> str:
-    """A sentence without markup, on one line, and without the gaps that markers left."""
-    return re.sub(r"\s+(?=[.,;:!?…])", "", " ".join(plain(source).replace("|", " ").split()))
+    """A sentence without markup and item number, on one line, and without the gaps that markers left."""
+    text = " ".join(plain(source).replace("|", " ").split())
+    return re.sub(r"\s+(?=[.,;:!?…])", "", re.sub(r"\A\d{1,3}[/.)]\s+", "", text))
 
 
 def _owner(marker: Marker, bare: str, spans: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -427,7 +453,6 @@ def _without_code(text: str) -> str:
 def _numbers_in(text: str) -> tuple[int, ...]:
     found: list[int] = []
     for first, last in re.findall(r"(\d+)(?:\s*[-–]\s*(\d+))?", text):
-        # A range over more than a screen of sources is a slip of the model: its ends are kept, and checked.
         whole = last and int(first) < int(last) <= int(first) + LONGEST_RANGE
         found += range(int(first), int(last) + 1) if whole else [int(n) for n in (first, last) if n]
     return tuple(dict.fromkeys(found))
