@@ -15,7 +15,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -121,19 +121,21 @@ class Check:
     remedy: str = ""
 
 
-@dataclass(slots=True)
 class Chat:
     """A conversation: remembers what was said, so that a follow-up question can be understood."""
 
-    twin: Twin
-    history: list[Message] = field(default_factory=list)
+    def __init__(self, twin: Twin) -> None:
+        from llm_twin.inference import pipeline as inference
+
+        self.twin = twin
+        self.conversation = inference.Conversation()
 
     def ask(self, question: str, *, where: Filter = Filter()) -> Iterator[Event]:
         """Answer a question in the light of what was said before; the exchange is remembered when it is complete."""
-        for event in self.twin.ask_events(question, where=where, history=tuple(self.history)):
+        for event in self.twin.ask_events(question, where=where, history=self.conversation.history):
             yield event
             if isinstance(event, Done):
-                self.history += [Message("user", question), Message("assistant", event.answer.text)]
+                self.conversation.add(question, event.answer.text)
 
 
 class Twin:
@@ -449,6 +451,7 @@ class Twin:
                 base_url=chosen.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1",
                 model=chosen.model,
                 api_key=os.environ.get(chosen.api_key_env),
+                api_key_env=chosen.api_key_env,
                 timeout_s=chosen.timeout_s,
                 first_token_timeout_s=chosen.first_token_timeout_s,
                 retries=chosen.retries,
@@ -471,6 +474,7 @@ class Twin:
             passages=self.settings.ask.passages,
             context_tokens=self.settings.ask.context_tokens,
             max_tokens=self.settings.ask.max_tokens,
+            temperature=self.settings.ask.temperature,
         )
 
     def _features(self, progress: ports.Progress) -> Any:

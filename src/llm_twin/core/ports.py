@@ -242,7 +242,11 @@ class Embedder(Protocol):
 
     name: str
     dim: int
-    tokenizer: Tokenizer
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Counts texts as this model does."""
+        ...
 
     def embed(self, texts: Sequence[str], *, tokens: bool = False) -> list[Embedding]:
         """Embed documents or queries, in order; with packed token vectors when asked."""

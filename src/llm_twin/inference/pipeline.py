@@ -37,7 +37,7 @@ from llm_twin.core.records import (
     Withdrawn,
 )
 from llm_twin.core.text import prose, words
-from llm_twin.inference.chat import standalone
+from llm_twin.inference.chat import Conversation, standalone
 from llm_twin.inference.context import assemble
 from llm_twin.inference.evidence import Evidence, weigh
 from llm_twin.inference.extract import extract
@@ -52,6 +52,8 @@ from llm_twin.inference.understand import (
     period_of,
     understand,
 )
+
+__all__ = ["Conversation", "Parts", "answer", "search", "typed_filter", "write"]
 
 # Paragraphs that show the model the author's tone, and the fewest words that show any.
 EXEMPLARS = 2
@@ -148,7 +150,7 @@ def _answer(
     question: str, parts: Parts, where: Filter, history: Sequence[Message], now: datetime
 ) -> Generator[Event, None, None]:
     clock = _Clock(parts.tracer)
-    with clock.span("answer", mode="generative" if parts.model else "extractive") as root:
+    with clock.span("ask", mode="generative" if parts.model else "extractive") as root:
         with clock.span("understand"):
             alone, read_as = standalone(question, history, model=parts.model)
             understood = _understand(alone, parts, now)
