@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
-from small_parts import article, chunks_of
 
 from llm_twin.core.records import Hit
 from llm_twin.inference.context import assemble
+from small_parts import article, chunks_of
 
 POST = article("post", "Alpha one is first.\n\nBeta two follows it.\n\nGamma three ends it.", title="Greek")
 OTHER = article("other", "Delta four stands alone.", title="Alone")
@@ -101,4 +103,4 @@ def test_every_passage_stands_in_its_document_and_the_budget_holds(picked, budge
         assert texts[passage.document.id][passage.start : passage.end] == passage.text
     assert sum(words(passage.text) for passage in made) <= budget
     spans = sorted((p.document.id, p.start, p.end) for p in made)
-    assert all(a[0] != b[0] or a[2] <= b[1] for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a[0] != b[0] or a[2] <= b[1] for a, b in itertools.pairwise(spans))

@@ -20,6 +20,8 @@ MAX_CHARACTERS = 700
 SENTENCE_CHARACTERS = (25, 450)
 # Share of the relevance in the trade against novelty. Source: Carbonell & Goldstein 1998, The Use of MMR.
 RELEVANCE = 0.7
+# Cosine from which two sentences say the same.
+SAME = 0.9
 # A further sentence is worth reading only where it is nearly as relevant as the best one.
 WORTH = 0.75
 
@@ -166,11 +168,11 @@ def _choose(
     chosen = [candidates[best]]
     picked = [best]
     while len(picked) < min(MAX_SENTENCES - 1, len(candidates)):
-        gain = RELEVANCE * relevance - (1 - RELEVANCE) * likeness[:, picked].max(axis=1)
-        gain[picked] = -np.inf
+        said = likeness[:, picked].max(axis=1)
+        gain = np.where(said < SAME, RELEVANCE * relevance - (1 - RELEVANCE) * said, -np.inf)
         following = int(gain.argmax())
         candidate = replace(candidates[following], goes_on=None)
-        too_weak = relevance[following] < WORTH * relevance[best]
+        too_weak = gain[following] == -np.inf or relevance[following] < WORTH * relevance[best]
         if too_weak or sum(sentence.length for sentence in chosen) + candidate.length > MAX_CHARACTERS:
             break
         picked.append(following)

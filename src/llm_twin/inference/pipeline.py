@@ -154,10 +154,9 @@ def _answer(
         with clock.span("understand"):
             alone, read_as = standalone(question, history, model=parts.model)
             understood = _understand(alone, parts, now)
-            if read_as:
-                understood = replace(understood, notes=(read_as, *understood.notes))
         asked_for = merge(understood.where, where)
-        yield Understood(understood.text, asked_for, understood.notes)
+        read = (read_as,) if read_as else ()
+        yield Understood(understood.text, asked_for, (*read, *understood.notes))
 
         found = _find(understood, asked_for, where, parts, clock)
         passages = _passages(found, parts, clock)
@@ -170,14 +169,14 @@ def _answer(
         else:
             answered = yield from _written(alone, passages, history, parts, clock)
         root.set(answer=answered.mode)
-        notes = (*understood.notes, *found.notes, *answered.notes)
+        notes = (*read, *found.notes, *answered.notes)
         answered = replace(answered, notes=notes, trace_id=root.trace_id)
     yield Done(replace(answered, timings_ms=clock.timings_ms))
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Candidates, how strong their evidence is, and what the reader should know about the search."""
+    """Candidates, how strong their evidence is, and what the reader should know: filters, phrases, clippings."""
 
     candidates: Sequence[Candidate]
     evidence: Evidence
@@ -204,16 +203,14 @@ def _find(understood: Understanding, asked_for: Filter, explicit: Filter, parts:
     wrote in 2019 is better served by "nothing from 2019, but in 2021 …" than by silence.
     """
     found = _search(understood, asked_for, parts, clock)
+    found = replace(found, notes=(*understood.notes, *found.notes))
     if found.evidence.enough or asked_for == explicit:
         return found
     wider = _search(understood, explicit, parts, clock)
     if not wider.evidence.enough:
         return found if found.candidates else wider
-    inferred = describe(asked_for)
-    return replace(
-        wider,
-        notes=(f"Nothing published {inferred} covers this, so the answer comes from everything.", *wider.notes),
-    )
+    note = f"Nothing published {describe(asked_for)} covers this, so the answer comes from everything."
+    return replace(wider, notes=(note, *wider.notes))
 
 
 def _search(understood: Understanding, where: Filter, parts: Parts, clock: _Clock) -> _Found:

@@ -1,4 +1,4 @@
-"""From a question to the chunks that answer it: encode, search both ways, feed back, fuse, look closer, order.
+"""From a question to the chunks that answer it: encode, search both ways, fuse, look closer, order.
 
 Every method of `METHODS` goes through the same code, so that a benchmark of one measures what users get.
 """
@@ -12,20 +12,16 @@ from typing import Literal, get_args
 
 from llm_twin.core.errors import ConfigError, IndexMismatch
 from llm_twin.core.ports import Embedder, EmbeddingStore, Reranker, SparseEncoder, Tokenizer, Tracer, VectorIndex
-from llm_twin.core.records import Filter, Hit, IndexInfo, Query, SparseVector, embedding_key, embedding_text
+from llm_twin.core.records import Filter, Hit, IndexInfo, Query, embedding_key, embedding_text
 from llm_twin.core.vectors import Vector
+from llm_twin.inference.rerank import regularised
 
 Method = Literal["bm25", "dense", "hybrid", "reranked"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
-# Every kind of evidence weighs the same once scores are standardised. The figures of `benchmarks/retrieval.py` are flat
-# around these values; none is tuned to a collection.
-FEEDBACK_HITS = 3
-FEEDBACK_TERMS = 20
-FEEDBACK_VECTOR = 0.5
-FEEDBACK_WORDS = 0.2
-# Candidates looked at closely to choose the hits that feed back.
-FEEDBACK_LOOK = 10
+# The closer look weighs as much as dense and BM25 together. `benchmarks/retrieval.py` measures it; figures are flat
+# around this value (1 to 2), which is tuned to no collection.
+RERANKER_WEIGHT = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +88,6 @@ class Retriever:
                 query = self._encode(text, info, where=where, method=method)
                 found = pool(self.index.search(query, k=depth))
                 searching.set(found=len(found))
-            if method == "reranked" and found and not pools:
-                with tracer.span("feedback", hits=FEEDBACK_HITS):
-                    found = self._fed_back(query, found, k=depth)
             pools.append(found)
         if phrases:
             with tracer.span("search", phrases=len(phrases)):
@@ -130,48 +123,32 @@ class Retriever:
             where=where,
         )
 
-    def _fed_back(self, query: Query, found: Sequence[Candidate], *, k: int) -> list[Candidate]:
-        """Search again with the question moved towards its best hits, in meaning and in words.
-
-        Authors name a thing otherwise than those who ask; the best hits know the author's words for it.
-        Sources: Rocchio 1971, Relevance Feedback; Li et al. 2021, Pseudo Relevance Feedback with Deep Language Models;
-        Lavrenko & Croft 2001, Relevance-Based Language Models (as RM3).
-        """
-        best = list(found[:FEEDBACK_LOOK])
-        if self.reranker is not None:
-            best = self._rerank(query.text, best, self.reranker)
-        chunks = [candidate.hit for candidate in best[:FEEDBACK_HITS]]
-        texts = [embedding_text(hit.chunk) for hit in chunks]
-        stored = self.store.embeddings({embedding_key(self.embedder.name, text) for text in texts})
-        terms = [
-            self.sparse.encode(text, language=hit.document.language) for text, hit in zip(texts, chunks, strict=True)
-        ]
-        moved = replace(
-            query,
-            vector=_moved(query.vector, [embedding.vector for _, embedding in sorted(stored.items())]),
-            sparse=_widened(query.sparse, terms),
-        )
-        known = {candidate.hit.chunk.id: candidate.scores for candidate in found}
-        again = pool(self.index.search(moved, k=k))
-        return [replace(candidate, scores=known.get(candidate.hit.chunk.id, {})) for candidate in again]
-
     def _rerank(self, question: str, ranked: Sequence[Candidate], reranker: Reranker) -> list[Candidate]:
+        """The re-ranker's scores mixed in, then every score drawn towards those of the most similar candidates."""
         name = reranker.name
         closer = reranker.scores(clip(question, self.embedder.tokenizer), [candidate.hit for candidate in ranked])
-        fused = standardised([candidate.hit.score for candidate in ranked])
-        again = [
-            replace(
-                candidate,
-                hit=replace(
-                    candidate.hit,
-                    score=before + now,
-                    found_by=(*candidate.hit.found_by, name),
-                ),
-                scores={**candidate.scores, name: raw},
-            )
-            for candidate, before, now, raw in zip(ranked, fused, standardised(closer), closer, strict=True)
-        ]
-        return _in_order(again)
+        fused = [candidate.hit.score for candidate in ranked]
+        mixed = [score + RERANKER_WEIGHT * near for score, near in zip(fused, standardised(closer), strict=True)]
+        final = regularised(mixed, self._vectors(ranked))
+        return _in_order(
+            [
+                Candidate(
+                    replace(candidate.hit, score=score, found_by=(*candidate.hit.found_by, name)),
+                    {**candidate.scores, name: raw},
+                )
+                for candidate, score, raw in zip(ranked, final, closer, strict=True)
+            ]
+        )
+
+    def _vectors(self, candidates: Sequence[Candidate]) -> list[Vector]:
+        """The candidates' own vectors, from where indexing left them; those that are not there are computed."""
+        texts = [embedding_text(candidate.hit.chunk) for candidate in candidates]
+        keys = [embedding_key(self.embedder.name, text) for text in texts]
+        stored = self.store.embeddings(set(keys))
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in stored}
+        if missing:
+            stored |= dict(zip(missing, self.embedder.embed(list(missing.values())), strict=True))
+        return [stored[key].vector for key in keys]
 
 
 def pool(found: Mapping[str, Sequence[Hit]]) -> list[Candidate]:
@@ -197,35 +174,6 @@ def pool(found: Mapping[str, Sequence[Hit]]) -> list[Candidate]:
             for chunk_id, hit in hits.items()
         ]
     )
-
-
-def _moved(vector: Vector | None, towards: Sequence[Vector]) -> Vector | None:
-    """A unit vector moved by `FEEDBACK_VECTOR` towards the mean of others."""
-    if vector is None or not towards:
-        return vector
-    import numpy as np
-
-    moved: Vector = vector + np.float32(FEEDBACK_VECTOR) * np.mean(towards, axis=0, dtype=np.float32)
-    return moved / np.linalg.norm(moved)
-
-
-def _widened(sparse: SparseVector | None, terms: Sequence[SparseVector]) -> SparseVector | None:
-    """The question's terms, and with `FEEDBACK_WORDS` of the weight the terms its best hits use most."""
-    if sparse is None or not sparse.indices:
-        return sparse
-    used: dict[int, float] = {}
-    for vector in terms:
-        for index, value in zip(vector.indices, vector.values, strict=True):
-            used[index] = used.get(index, 0.0) + value
-    most = sorted(used, key=lambda index: (-used[index], index))[:FEEDBACK_TERMS]
-    total = sum(used[index] for index in most) or 1.0
-    asked = sum(sparse.values) or 1.0
-    weights = {
-        index: (1 - FEEDBACK_WORDS) * value / asked for index, value in zip(sparse.indices, sparse.values, strict=True)
-    }
-    for index in most:
-        weights[index] = weights.get(index, 0.0) + FEEDBACK_WORDS * used[index] / total
-    return SparseVector(tuple(sorted(weights)), tuple(weights[index] for index in sorted(weights)))
 
 
 def _fuse(pools: Sequence[Sequence[Candidate]]) -> list[Candidate]:
