@@ -139,9 +139,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def table(results: Mapping[str, Mapping[str, Any]], k: int) -> str:
     """One row per collection and method; the last column compares nDCG with dense search alone."""
-    rows = [
-        f"{'collection':<14}{'method':<10}{f'nDCG@{k}':>9}{'95 %':>16}{f'recall@{k}':>11}{'ms/query':>10}{'of dense':>10}"
-    ]
+    measures = f"{f'nDCG@{k}':>9}{'95 %':>16}{f'recall@{k}':>11}{'ms/query':>10}{'of dense':>10}"
+    rows = [f"{'collection':<14}{'method':<10}{measures}"]
     for name, result in results.items():
         dense = result["methods"]["dense"][f"ndcg@{k}"]
         for method, row in result["methods"].items():
