@@ -121,6 +121,16 @@ class Check:
     remedy: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class KindOfSource:
+    """One line of `twin sources`."""
+
+    name: str
+    example: str
+    meaning: str
+    options: tuple[str, ...]
+
+
 class Chat:
     """A conversation: remembers what was said, so that a follow-up question can be understood."""
 
@@ -230,6 +240,17 @@ class Twin:
                 **built.account.as_dict(),
             }
         return report
+
+    @staticmethod
+    def source_kinds() -> list[KindOfSource]:
+        """Every kind of source in the order in which they are asked whether an address is theirs."""
+        kinds = [(name, catalog.part("source", name)) for name in catalog.ordered("source")]
+        return [
+            KindOfSource(
+                name, kind.example, (inspect.getdoc(kind) or "").partition("\n")[0], tuple(_declared_options(kind))
+            )
+            for name, kind in kinds
+        ]
 
     def status(self) -> Status:
         """What is here: items of every source with how they ended, and the live index."""
@@ -518,8 +539,7 @@ class Twin:
 
     def _options(self, kind: Any, chosen: settings.SourceSettings) -> dict[str, Any]:
         """The options of a [[sources]] table as the kind's `open` declares them."""
-        declared = dict(inspect.signature(kind.open, eval_str=True).parameters)
-        del declared["address"], declared["context"]
+        declared = _declared_options(kind)
         options = {}
         for name, value in chosen.options.items():
             if name not in declared:
@@ -591,7 +611,7 @@ class Twin:
         sources = len(self.settings.sources)
         if not sources:
             return Check(name, False, f"{self.workspace.settings_file} names no sources", "twin sync ./posts")
-        return Check(name, True, f"{self.workspace.root}, {sources} sources")
+        return Check(name, True, f"{self.workspace.root}, {sources} source{'s' if sources > 1 else ''}")
 
     def _check_disk(self, name: str) -> Check:
         free = self.workspace.free_bytes()
@@ -639,6 +659,12 @@ class Twin:
 
 ENOUGH_BYTES = 1_000_000_000
 """Free disk below which `doctor` warns: a generation is copied before it is edited."""
+
+
+def _declared_options(kind: Any) -> dict[str, inspect.Parameter]:
+    """What the `open` of a kind of sources takes beside address and context."""
+    parameters = inspect.signature(kind.open, eval_str=True).parameters
+    return {name: parameter for name, parameter in parameters.items() if name not in ("address", "context")}
 
 
 class _Quiet:

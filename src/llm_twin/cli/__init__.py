@@ -15,6 +15,7 @@ import click
 COMMANDS = {
     "init": "llm_twin.cli.workspace:init",
     "sync": "llm_twin.cli.sync:sync",
+    "sources": "llm_twin.cli.sync:sources",
     "ask": "llm_twin.cli.ask:ask",
     "search": "llm_twin.cli.ask:search",
     "write": "llm_twin.cli.ask:write",

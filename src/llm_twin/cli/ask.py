@@ -51,7 +51,7 @@ def search(ctx: click.Context, /, query: str, k: int | None, method: str, as_jso
         return
     for number, hit in enumerate(hits, start=1):
         click.echo(f"{number}. {_place(hit.document)}  ({hit.score:.3f}, {' + '.join(hit.found_by)})")
-        click.echo("   " + " ".join(hit.chunk.text.split())[:EXCERPT])
+        click.echo(f"   {_excerpt(hit.chunk.text)}")
     if not hits:
         click.echo("nothing found", err=True)
 
@@ -113,6 +113,9 @@ def chat(ctx: click.Context, /, **filters: Any) -> None:
 EXCERPT = 240
 """Characters of a hit shown in the terminal."""
 
+NEAREST = 3
+"""Documents named when the twin declines to answer."""
+
 
 def _where(twin: Twin, filters: dict[str, Any]) -> Filter:
     return twin.filter(
@@ -136,16 +139,19 @@ def _print_events(events: Iterable[Event]) -> None:
     from llm_twin.core.records import Done, TextDelta, Understood, Withdrawn
 
     streamed = ""
+    told: tuple[str, ...] = ()
     for event in events:
         if isinstance(event, Understood):
-            for note in event.notes:
-                click.echo(f"({note})", err=True)
+            told = event.notes
+            _print_notes(told)
         elif isinstance(event, TextDelta):
             click.echo(event.text, nl=False)
             sys.stdout.flush()
             streamed += event.text
         elif isinstance(event, Withdrawn):
-            click.echo(f"\n\n({event.reason})\n", err=True)
+            told += (event.reason,)
+            click.echo("\n", err=True)
+            _print_notes([event.reason])
             streamed = ""
         elif isinstance(event, Done):
             if streamed.strip() != event.answer.text.strip():
@@ -153,25 +159,33 @@ def _print_events(events: Iterable[Event]) -> None:
                     ("\n\n— checked against the sources —\n\n" if streamed else "") + event.answer.text, nl=False
                 )
             _print_sources(event.answer)
+            _print_notes(note for note in event.answer.notes if note not in told)
 
 
 def _print_sources(answer: Answer) -> None:
     click.echo()
     if answer.citations:
         click.echo("\nSources")
-        seen = set()
-        for citation in answer.citations:
-            if citation.number not in seen:
-                seen.add(citation.number)
-                click.echo(f"[{citation.number}] {_place(citation)}")
+        for number, citation in sorted({each.number: each for each in reversed(answer.citations)}.items()):
+            click.echo(f"[{number}] {_place(citation)}")
     elif answer.mode == "abstained" and answer.passages:
         click.echo("\nNearest passages")
-        for passage in answer.passages:
-            click.echo(f"- {_place(passage.document)}: {' '.join(passage.text.split())[:EXCERPT]}")
+        nearest = {passage.document.id: passage for passage in reversed(answer.passages)}
+        for passage in list(reversed(nearest.values()))[:NEAREST]:
+            click.echo(f"- {_place(passage.document)}: {_excerpt(passage.text)}")
     for sentence in answer.unsupported:
         click.echo(f"not supported by the sources: {sentence}", err=True)
-    for note in answer.notes:
+
+
+def _print_notes(notes: Iterable[str]) -> None:
+    for note in notes:
         click.echo(f"({note})", err=True)
+
+
+def _excerpt(text: str) -> str:
+    """The beginning of a text on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= EXCERPT else line[:EXCERPT].rsplit(" ", 1)[0] + " …"
 
 
 def _place(found: Any) -> str:

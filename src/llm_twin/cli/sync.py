@@ -1,4 +1,4 @@
-"""`twin sync`: collect and index what changed."""
+"""`twin sync` and `twin sources`: collect and index what changed, and from where."""
 
 from __future__ import annotations
 
@@ -41,3 +41,23 @@ def sync(ctx: click.Context, addresses: tuple[str, ...], rebuild: bool, wait_s: 
 
 SHOWN = 10
 """Items with a reason that are listed at the end of a sync; the rest is a count."""
+
+
+@click.command()
+@json_option
+def sources(as_json: bool) -> None:
+    """List the kinds of sources with an example address and the options each takes.
+
+    Example: twin sources
+    """
+    from llm_twin.twin import Twin
+
+    kinds = Twin.source_kinds()
+    if as_json:
+        print_json(kinds)
+        return
+    for kind in kinds:
+        click.echo(f"{kind.name:<10} {kind.example}")
+        click.echo(f"{'':<10} {kind.meaning}")
+        if kind.options:
+            click.echo(f"{'':<10} options: {', '.join(kind.options)}")

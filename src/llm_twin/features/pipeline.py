@@ -205,7 +205,8 @@ def _select(parts: Parts, account: RunReport) -> tuple[list[_Selected], list[Dro
     chunks = dedupe.chunks(kept)
     report = account.step("near_duplicate_chunks")
     report.taken, report.given = sum(len(each.chunks) for each in kept), len(chunks.kept)
-    report.dropped["near_duplicate"] = len(chunks.dropped)
+    if chunks.dropped:
+        report.dropped["near_duplicate"] = len(chunks.dropped)
 
     embedder = parts.embedder.name
     selected = [
