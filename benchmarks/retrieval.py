@@ -134,7 +134,7 @@ def read_qrels(path: Path) -> dict[str, set[str]]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
 def table(results: Mapping[str, Mapping[str, Any]], k: int) -> str:

@@ -97,9 +97,13 @@ def test_several_queries_find_what_one_would_miss(posts):
     assert {hit.document.id for hit in hits} == {"bread", "cache"}
 
 
-def test_more_hits_than_candidates_can_be_asked_for(tmp_path):
-    many = [article(f"p{number:03}", f"Post number {number} about tests.") for number in range(80)]
-    assert len(found(retriever(tmp_path, posts=many), "tests", k=70)) == 70
+def test_who_asks_for_more_hits_than_candidates_gets_them_after_the_same_first_ones(tmp_path):
+    many = [article(f"p{number:03}", f"Post {number} about tests. {'tests ' * (number % 7)}") for number in range(120)]
+    posts = retriever(tmp_path, posts=many)
+    few, all_of_them = found(posts, "post about tests", k=10), found(posts, "post about tests", k=115)
+    assert len({hit.chunk.id for hit in all_of_them}) == 115
+    assert all_of_them[:10] == few
+    assert [hit.score for hit in all_of_them] == sorted((hit.score for hit in all_of_them), reverse=True)
 
 
 def test_a_chunk_whose_likes_answer_too_stands_before_one_that_stands_alone(tmp_path):

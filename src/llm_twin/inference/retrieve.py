@@ -34,8 +34,9 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Retriever:
-    """Search with its collaborators at hand. `candidates` are taken from each method for each query.
+    """Search with its collaborators at hand.
 
+    `candidates` chunks of each method and query are looked at closely; others follow where more hits are asked for.
     `store` holds the vectors of indexed chunks.
     """
 
@@ -82,22 +83,22 @@ class Retriever:
             return []
         self._check(info)
         depth = max(self.candidates, k)
-        pools: list[list[Candidate]] = []
+        results: list[Mapping[str, Sequence[Hit]]] = []
         for text in dict.fromkeys(queries):
             with tracer.span("search", query_length=len(text)) as searching:
-                query = self._encode(text, info, where=where, method=method)
-                found = pool(self.index.search(query, k=depth))
-                searching.set(found=len(found))
-            pools.append(found)
+                results.append(self.index.search(self._encode(text, info, where=where, method=method), k=depth))
+                searching.set(found=sum(map(len, results[-1].values())))
         if phrases:
             with tracer.span("search", phrases=len(phrases)):
                 query = self._encode(" ".join(phrases), info, where=where, method="bm25")
-                pools.append(pool(self.index.search(query, k=depth)))
+                results.append(self.index.search(query, k=depth))
         with tracer.span("fuse"):
-            ranked = _fuse(pools)
+            ranked = _fuse([pool(_first(found, self.candidates)) for found in results])
         if method == "reranked" and self.reranker is not None and ranked:
             with tracer.span("rerank", reranker=self.reranker.name, candidates=len(ranked)):
                 ranked = self._rerank(queries[0], ranked, self.reranker)
+        if k > len(ranked):
+            ranked = _followed_by(ranked, _fuse([pool(found) for found in results]))
         ranked.sort(key=lambda candidate: not _holds(candidate.hit, phrases))
         return ranked[:k]
 
@@ -174,6 +175,20 @@ def pool(found: Mapping[str, Sequence[Hit]]) -> list[Candidate]:
             for chunk_id, hit in hits.items()
         ]
     )
+
+
+def _first(found: Mapping[str, Sequence[Hit]], count: int) -> dict[str, Sequence[Hit]]:
+    return {method: hits[:count] for method, hits in found.items()}
+
+
+def _followed_by(ranked: Sequence[Candidate], more: Sequence[Candidate]) -> list[Candidate]:
+    """The ranking, then what it lacks of a longer one: who asks for more hits sees the same ones first."""
+    known = {candidate.hit.chunk.id for candidate in ranked}
+    rest = [candidate for candidate in more if candidate.hit.chunk.id not in known]
+    if not ranked or not rest:
+        return [*ranked, *rest]
+    shift = ranked[-1].hit.score - rest[0].hit.score
+    return [*ranked, *(replace(found, hit=replace(found.hit, score=found.hit.score + shift)) for found in rest)]
 
 
 def _fuse(pools: Sequence[Sequence[Candidate]]) -> list[Candidate]:
