@@ -37,9 +37,9 @@ class PackedTokens:
 def pack_tokens(matrix: Matrix) -> PackedTokens:
     """Unit token vectors (n, dim) as one bit per dimension: 48 bytes for 384 dimensions, a 32nd of float32.
 
-    The bits are the signs after a fixed rotation, which spreads every vector evenly over its dimensions; without it a
-    few large ones drown in the many small. On two collections re-ranking by these bits was as good as by the floats
-    (`benchmarks/token_packing.py`).
+    The bits are the signs after a fixed rotation, which spreads every vector evenly over its dimensions, so that the
+    cosine can be estimated from them. On two collections re-ranking by these bits loses less than 0.003 nDCG@10 against
+    the floats (`benchmarks/token_packing.py`).
 
     Source: Charikar 2002, Similarity Estimation Techniques from Rounding Algorithms; Gao & Long 2024, RaBitQ.
     """

@@ -66,7 +66,7 @@ class MaxSimReranker:
 
 
 def regularised(
-    scores: Sequence[float], vectors: Sequence[Vector], *, share: float = 0.3, neighbours: int = 5
+    scores: Sequence[float], vectors: Sequence[Vector], *, share: float = 0.2, neighbours: int = 5
 ) -> list[float]:
     """Scores drawn towards those of the most similar candidates, standardised: mean 0, standard deviation 1.
 
