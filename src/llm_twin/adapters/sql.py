@@ -41,6 +41,7 @@ from llm_twin.core.records import (
     VoiceProfile,
     to_json,
 )
+from llm_twin.core.text import as_written, storable
 from llm_twin.core.vectors import PackedTokens
 
 T = TypeVar("T")
@@ -53,22 +54,6 @@ _WRITER_LOCK = 0x7477696E
 
 
 # --- column types ---------------------------------------------------------------------------------------------------
-
-# PostgreSQL refuses NUL in text and in JSONB, and neither database takes a lone surrogate (half an emoji, as broken
-# feeds and notebooks contain). They are kept as U+FDD0, which Unicode reserves for internal use, and four hex digits.
-_ESCAPE = "\ufdd0"
-_UNSTORABLE = re.compile(f"[\x00\ud800-\udfff{_ESCAPE}]")
-_ESCAPED = re.compile(f"{_ESCAPE}([0-9a-f]{{4}})")
-
-
-def _storable(text: str) -> str:
-    if text.isascii() and "\x00" not in text:
-        return text
-    return _UNSTORABLE.sub(lambda match: f"{_ESCAPE}{ord(match[0]):04x}", text)
-
-
-def _as_written(text: str) -> str:
-    return _ESCAPED.sub(lambda match: chr(int(match[1], 16)), text) if _ESCAPE in text else text
 
 
 def _each_text(change: Callable[[str], str], value: Any) -> Any:
@@ -91,11 +76,11 @@ class _Text(sa.TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
         """To the database."""
-        return None if value is None else _storable(value)
+        return None if value is None else storable(value)
 
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
         """From the database."""
-        return None if value is None else _as_written(value)
+        return None if value is None else as_written(value)
 
 
 class _Json(sa.TypeDecorator[Any]):
@@ -106,11 +91,11 @@ class _Json(sa.TypeDecorator[Any]):
 
     def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:  # noqa: ARG002
         """To the database."""
-        return _each_text(_storable, to_json(value))
+        return _each_text(storable, to_json(value))
 
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:  # noqa: ARG002
         """From the database."""
-        return _each_text(_as_written, value)
+        return _each_text(as_written, value)
 
 
 class _Texts(_Json):

@@ -54,6 +54,12 @@ _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _LETTER = rf"(?:[^\W\d_{_CJK}]|[\u0300-\u036f\u0900-\u0963\u0966-\u0dff\u0e31-\u0e4e])"
 _WORD = re.compile(rf"[{_CJK}]|{_LETTER}+(?:['’]{_LETTER}+)*")
 
+# PostgreSQL refuses NUL in text and in JSONB, and no database takes a lone surrogate (half an emoji, as broken feeds
+# and notebooks contain). They are kept as U+FDD0, which Unicode reserves for internal use, and four hex digits.
+_ESCAPE = "\ufdd0"
+_UNSTORABLE = re.compile(f"[\x00\ud800-\udfff{_ESCAPE}]")
+_ESCAPED = re.compile(f"{_ESCAPE}([0-9a-f]{{4}})")
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -193,6 +199,18 @@ def prose(text: str, found: Iterable[Block] | None = None) -> list[str]:
 def words(text: str) -> list[str]:
     """The words of plain text as written; contractions are one word, a Chinese or Japanese character is one word."""
     return _WORD.findall(unicodedata.normalize("NFC", text))
+
+
+def storable(text: str) -> str:
+    """The text in a form that every database keeps; `as_written` is the inverse, and other text stays as it is."""
+    if text.isascii() and "\x00" not in text:
+        return text
+    return _UNSTORABLE.sub(lambda match: f"{_ESCAPE}{ord(match[0]):04x}", text)
+
+
+def as_written(text: str) -> str:
+    """The text that `storable` was given."""
+    return _ESCAPED.sub(lambda match: chr(int(match[1], 16)), text) if _ESCAPE in text else text
 
 
 @cache
