@@ -18,6 +18,8 @@ from llm_twin.core.errors import ConfigError
 
 PARTS: Mapping[str, Mapping[str, str]] = {
     "source": {
+        "feed": "llm_twin.collect.feed:FeedSource",
+        "web": "llm_twin.collect.web:WebSource",
         "files": "llm_twin.collect.files:FilesSource",
     },
     "warehouse": {

@@ -1,9 +1,17 @@
-"""HTML pages: the article without the site around it, as Markdown, by trafilatura."""
+"""HTML as Markdown: the article of a page without the site around it (`read_html`), or all of a fragment.
+
+The article is found by trafilatura (Barbaresi 2021), after what is surely no part of one was taken out: forms, hidden
+elements, boxes that call themselves newsletter or related, links to other articles between paragraphs.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
+from urllib.parse import urlsplit
 
 from llm_twin.collect.metadata import tags_from
 from llm_twin.collect.reading import Reading, language_named, parse_date
@@ -30,11 +38,14 @@ def read_html(data: bytes | str, url: str | None = None) -> Reading:
     """
     import trafilatura
 
-    tree = trafilatura.load_html(data)
-    if tree is None:
-        raise ItemError("holds no HTML that can be parsed", skipped=True)
+    tree = parse_html(data)
     about = trafilatura.extract_metadata(tree, default_url=url)
     language = language_named(tree.get("lang") or tree.get("{http://www.w3.org/XML/1998/namespace}lang"))
+    titles = [about.title, *tree.xpath("//meta[@property='og:title']/@content | //head/title/text()")]
+    _take_out_boxes(tree)
+    _take_out_pointers(tree, url)
+    _join_pieces(tree)
+    _shield_quotations(tree)
     blocks = _name_code(tree)
     _mark_quotations(tree)
     text = trafilatura.extract(
@@ -43,7 +54,7 @@ def read_html(data: bytes | str, url: str | None = None) -> Reading:
     if not text or not text.strip():
         raise ItemError("holds no article text; a page built by scripts needs a browser source", skipped=True)
     return Reading(
-        text=_restore(text, blocks),
+        text=_restore(_without_title(text, [title for title in titles if title]), blocks).strip("\n"),
         title=about.title,
         authors=people_in(about.author),
         url=about.url if about.url and re.match(r"https?://", about.url) else None,
@@ -51,6 +62,61 @@ def read_html(data: bytes | str, url: str | None = None) -> Reading:
         tags=tags_from([tag for tags in about.tags or [] for tag in tags.split(",")]),
         language=language,
     )
+
+
+def parse_html(html: str | bytes) -> Any:
+    """The tree of a page. Raises `ItemError` (skipped) when there is none."""
+    import trafilatura
+
+    tree = trafilatura.load_html(html)
+    if tree is None:
+        raise ItemError("holds no HTML that can be parsed", skipped=True)
+    return tree
+
+
+def structured_data(tree: Any) -> list[dict[str, Any]]:
+    """The objects of a page's JSON-LD (schema.org), those inside `@graph` and lists too; broken blocks left out."""
+    found: list[dict[str, Any]] = []
+    for script in tree.xpath("//script[contains(@type, 'ld+json')]/text()"):
+        try:
+            waiting = [json.loads(script, strict=False)]
+        except (ValueError, RecursionError):
+            continue
+        while waiting:
+            each = waiting.pop()
+            if isinstance(each, list):
+                waiting += each
+            elif isinstance(each, dict):
+                found.append(each)
+                waiting += [each[name] for name in ("@graph", "mainEntity") if name in each]
+    return found
+
+
+def to_markdown(fragment: str, url: str | None = None) -> str:
+    """All of an HTML fragment as Markdown: nothing escaped, code byte for byte, links absolute when `url` is given."""
+    from lxml import etree  # type: ignore[import-untyped]
+    from lxml import html as lxml_html
+
+    if "<" not in fragment and "&" not in fragment:
+        return fragment.strip()
+    tree = lxml_html.fragment_fromstring(fragment.replace("\0", ""), create_parent="div")
+    if url:
+        tree.make_links_absolute(url, resolve_base_href=False, handle_failures="ignore")
+    etree.strip_elements(tree, "script", "style", "noscript", "template", "iframe", "form", with_tail=False)
+    blocks = _name_code(tree)
+    text = _renderer().convert(lxml_html.tostring(tree, encoding="unicode"))
+    return _restore(re.sub(r"\n{3,}", "\n\n", text), blocks).strip()
+
+
+@lru_cache(maxsize=1)
+def _renderer() -> Any:
+    from markdownify import MarkdownConverter
+
+    # Nothing is escaped: the author's characters stay as they are, and few read this through a Markdown renderer.
+    return MarkdownConverter(
+        heading_style="ATX", bullets="-", strip=["img"], escape_asterisks=False, escape_underscores=False,
+        bs4_options="lxml",
+    )  # fmt: skip
 
 
 def people_in(names: str | None) -> tuple[str, ...]:
@@ -62,6 +128,131 @@ def people_in(names: str | None) -> tuple[str, ...]:
 def _is_person(name: str) -> bool:
     words = name.split()
     return 2 <= len(words) <= 5 and words[0][:1].isupper() and not _NOT_PEOPLE & {word.lower() for word in words}
+
+
+# --- what is no part of an article ----------------------------------------------------------------------------------
+
+# What boxes call themselves in their class. Ids are left alone: documentation makes them of headings ("related-work").
+_BOX = re.compile(
+    r"newsletter|event-?promo|pushdown|latest-(?:news|box)|read-?more|rollover|print-(?:header|footer|tools)|scrim|"
+    r"modal|pop-?up|overlay|notification-bar|recirc|recommend|most-(?:read|popular|viewed)|trending|outbrain|taboola|"
+    r"cookie|consent|article-tools|subscri(?:be|ption)-|"
+    r"(?:^|[-_\s])(?:promos?|related|share|sharing|social)(?:$|[-_\s])|"
+    r"(?:^|\s)(?:hide|hidden|visually-hidden|sr-only|screen-reader-text)(?:$|\s)",
+    re.IGNORECASE,
+)
+_BOX_TAGS = (
+    "div", "section", "aside", "ul", "ol", "p", "span", "a", "li", "header", "footer", "table", "form",
+)  # fmt: skip
+_BOX_SHARE = 0.2  # a box holds less of a page's text than that; themes give such names to whole pages, too
+_NO_DISPLAY = re.compile(r"display\s*:\s*none", re.IGNORECASE)
+_POINTER = re.compile(
+    r"\W*(?:related(?: stories?| articles?| content| posts?)?|(?:read|see) (?:more|also|next|too|on)|also (?:on|read)\b"
+    r".{0,30}|more(?: on this| from\b.{0,40})?|recommended|you (?:may|might) also like|don.t miss|must read|watch|"
+    r"leggi anche|(?:à )?lire aussi|lesen sie auch|mehr zum thema|lee también|le(?:ia|r) (?:também|mais))\W*",
+    re.IGNORECASE,
+)
+_POINTER_LENGTH = 300
+_PIECE_TAGS = ("div", "section")
+
+
+def _take_out_boxes(tree: Any) -> None:
+    """Take out scripts, and small elements that are forms, hidden, or call themselves newsletter, related and such."""
+    for element in list(tree.iter("script", "style", "noscript", "template")):
+        _take_out(element)
+    total = len(_squeezed(tree))
+    for element in list(tree.iter(*_BOX_TAGS)):
+        if _is_box(element) and not element.xpath(".//h1 | .//pre") and len(_squeezed(element)) < _BOX_SHARE * total:
+            _take_out(element)
+
+
+def _is_box(element: Any) -> bool:
+    hidden = element.get("hidden") is not None or _NO_DISPLAY.search(element.get("style", ""))
+    return bool(element.tag == "form" or hidden or _BOX.search(element.get("class", "")))
+
+
+def _take_out_pointers(tree: Any, url: str | None) -> None:
+    """Take out paragraphs that only point to another article of the site ("Read more: …")."""
+    for element in list(tree.iter("p", "h2", "h3", "h4", "h5", "li", "div")):
+        links = [link for link in element.iter("a") if _stays_on_site(link.get("href", ""), url)]
+        if not links or (element.tag == "div" and len(element) > 4):
+            continue
+        rest = _squeezed(element)
+        if len(rest) < _POINTER_LENGTH:
+            for link in links:
+                rest = rest.replace(_squeezed(link) or "\0", "", 1)
+            if _POINTER.fullmatch(rest):
+                _take_out(element)
+
+
+def _stays_on_site(href: str, url: str | None) -> bool:
+    host = urlsplit(href).netloc
+    return not host or (url is not None and host == urlsplit(url).netloc)
+
+
+def _join_pieces(tree: Any) -> None:
+    """Bring together an article that its template cut into equal containers, of which trafilatura would take one."""
+    weights: dict[Any, int] = {}
+    for paragraph in tree.iter("p"):
+        holder = paragraph.getparent()
+        if holder is not None and holder.tag in _PIECE_TAGS and holder.get("class"):
+            weights[holder] = weights.get(holder, 0) + len(_squeezed(paragraph))
+    if not weights:
+        return
+    heaviest = max(weights, key=lambda holder: weights[holder])
+    pieces = [
+        holder
+        for holder in tree.iter(heaviest.tag)
+        if holder in weights
+        and holder.get("class") == heaviest.get("class")
+        and _article_around(holder) is _article_around(heaviest)
+    ]
+    if any(other in pieces for piece in pieces for other in piece.iterancestors()):
+        return
+    for piece in pieces[1:]:
+        pieces[0].extend(list(piece))
+
+
+def _article_around(element: Any) -> Any:
+    return next(element.iterancestors("article", "main", "body"), None)
+
+
+def _shield_quotations(tree: Any) -> None:
+    """Take the names off quotations and what holds nothing else: trafilatura drops embedded posts by their class."""
+    for quotation in tree.iter("blockquote"):
+        words = _squeezed(quotation)
+        element = quotation
+        while element is not None and element.tag != "body" and _squeezed(element) == words:
+            element.attrib.pop("class", None)
+            element.attrib.pop("id", None)
+            element = element.getparent()
+
+
+def _without_title(text: str, titles: Sequence[str]) -> str:
+    """Text without the title at its beginning, which is kept by itself."""
+    known = [_letters(title) for title in titles]
+    lines = text.split("\n")
+    for number, line in enumerate(lines[:3]):
+        letters = _letters(line)
+        if letters and any(letters in title and len(letters) >= 0.6 * len(title) for title in known):
+            return "\n".join([*lines[:number], *lines[number + 1 :]])
+    return text
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"\W+", "", text).casefold()
+
+
+def _squeezed(element: Any) -> str:
+    return " ".join("".join(element.itertext()).split())
+
+
+def _take_out(element: Any) -> None:
+    if element.getparent() is not None:
+        element.drop_tree()
+
+
+# --- code and quotations --------------------------------------------------------------------------------------------
 
 
 def _name_code(tree: Any) -> list[tuple[str, str]]:

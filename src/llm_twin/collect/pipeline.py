@@ -20,7 +20,7 @@ from typing import Any
 
 from llm_twin.collect.reading import hash_of
 from llm_twin.collect.sources import SourceContext
-from llm_twin.core.errors import ItemError, SourceError
+from llm_twin.core.errors import ItemError, PartialListing, SourceError
 from llm_twin.core.ports import DocumentStore, Progress, Redactor, Source
 from llm_twin.core.records import Document, Item, ItemState, Redaction, fingerprint, to_json
 
@@ -80,7 +80,7 @@ def collect(
     with progress.step(f"collect {source.name}") if progress else nullcontext(_nothing) as done:
         try:
             problem = run.take_listing(done)
-            if problem is None:
+            if problem is None and run.shows_all:
                 run.remove_vanished()
         finally:
             run.save()
@@ -108,6 +108,7 @@ class _Run:
                 self.known[state.key] = state
             if state.document_id and state.outcome != "skipped":
                 self.owners.setdefault(state.document_id, (state.source, state.key))
+        self.shows_all = True
         self._twice: list[Item] = []
         self._unsaved: list[tuple[ItemState, Document | None]] = []
         self._documents = 0
@@ -122,6 +123,8 @@ class _Run:
                 if listed.key not in self.states:
                     self._take(listed)
                     done(1)
+        except PartialListing:
+            self.shows_all = False
         except SourceError as error:
             return str(error)
         if not self.states and not self.known:

@@ -5,6 +5,7 @@
     ├── WorkspaceError        no workspace, one of another version, or not ours    exit 3
     │   └── WorkspaceBusy     another process is writing                           exit 4
     ├── SourceError           a source cannot be listed or understood              exit 5
+    │   ├── PartialListing    a source that only ever shows its latest items ended
     │   └── ItemError         one item of a source cannot be read
     ├── StoreError            a warehouse or an index failed                       exit 6
     │   ├── MigrationError    the stored schema is not one this version can use
@@ -48,6 +49,13 @@ class SourceError(TwinError):
     """A source cannot be listed, so nothing about it may be concluded."""
 
     exit_code = 5
+
+
+class PartialListing(SourceError):
+    """A listing ended that shows the latest items only, as a feed does: what it leaves out may still be there.
+
+    No failure: nothing counts as removed, and there is nothing to report.
+    """
 
 
 class ItemError(SourceError):

@@ -47,7 +47,8 @@ class Source(Protocol):
     def list(self) -> Iterator[Item | ItemState]:
         """What exists now: an `Item` to fetch, or an `ItemState` for what is skipped or failed already here.
 
-        Raises `SourceError` when the listing is impossible or stays incomplete: then nothing counts as removed.
+        Raises `SourceError` when the listing is impossible or stays incomplete: then nothing counts as removed. A
+        source that is a window onto the latest (a feed) raises `PartialListing` at its end, which is no problem.
         """
         ...
 

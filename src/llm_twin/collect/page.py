@@ -1,0 +1,197 @@
+"""One web page: its canonical address, and its article or the reason why it holds none.
+
+What an author wrote stands on one page of its own. Lists of posts, sign-in forms, bot checks and pages that scripts
+have yet to fill are no articles, however much text they carry.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urldefrag, urljoin, urlsplit
+
+from llm_twin.collect.fetch import PAGES, Fetched
+from llm_twin.collect.html import parse_html, read_html, structured_data
+from llm_twin.collect.reading import Reading
+from llm_twin.core.errors import ItemError
+
+SHORT_PAGE_WORDS = 150
+"""A page of fewer words may be a notice in the place of an article."""
+FEW_WORDS = 25
+"""A page of fewer words is empty, whatever its markup says."""
+LINKED_HEADINGS = 3
+"""As many headings that lead elsewhere make a list of posts."""
+LINKED_SHARE = 0.6
+"""A text of which more stands in links is a list of links."""
+
+_ARTICLES = {"Article", "BlogPosting", "NewsArticle", "TechArticle", "ScholarlyArticle", "Report", "LiveBlogPosting"}
+_LISTS = {"CollectionPage", "SearchResultsPage", "ItemList", "Blog", "ProfilePage"}
+_LIST_CLASSES = {"archive", "category", "tag", "search", "blog", "author", "tag-template", "author-template"}
+_ARTICLE_CLASSES = {"single", "single-post", "post-template", "postid", "page"}
+_ARCHIVE_PATH = re.compile(
+    r"/(?:(?:tags?|categor(?:y|ies)|authors?|labels?|kategorien?|schlagwort|search)(?:/[^/]+)?|archives?"
+    r"|(?:19|20)\d\d(?:/\d\d?(?:/\d\d?)?)?)?(?:/page/\d+)?/?"
+)
+_BOT_CHECK = re.compile(
+    r"verify(?:ing)? (?:that )?you are (?:a )?human|checking (?:if the site connection is secure|your browser)|"
+    r"attention required! \| cloudflare|^just a moment|are you a robot|unusual traffic|complete the captcha|"
+    r"enable javascript and cookies to continue|please stand by, while we are checking",
+    re.IGNORECASE | re.MULTILINE,
+)
+_SIGN_IN = re.compile(
+    r"\b(?:log|sign) ?in to (?:continue|read|view|see|access)|\bplease (?:log|sign) ?in\b|\bmembers? only\b|"
+    r"\bsubscribe to (?:continue|keep) reading|\balready (?:a (?:subscriber|member)|have an account)\b",
+    re.IGNORECASE,
+)
+_LINK = re.compile(r"(?<!!)\[([^\]]*)\]\([^)\s]*(?:\s\"[^\"]*\")?\)")
+
+
+# --- addresses ------------------------------------------------------------------------------------------------------
+
+
+def canonical(url: str, base: str = "") -> str:
+    """An address as it identifies a page: absolute, in normal form, without fragment and without tracking parameters.
+
+    A slash at the end of a path stays as it is, and so does `www.`: servers may answer otherwise without. Raises
+    `ItemError` for what is no web address.
+    """
+    import courlan
+
+    try:
+        address, _ = urldefrag(urljoin(base, url.strip()))
+        parts = urlsplit(address)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("it needs http:// or https:// and a host")
+        normal = courlan.normalize_url(parts if parts.path else parts._replace(path="/"))
+    except ValueError as error:
+        raise ItemError(f"{url[:200]!r} is no web address: {error}; correct it") from None
+    return str(normal)
+
+
+def same_site(one: str, other: str) -> bool:
+    """Whether two addresses belong to one site: equal hosts, with or without `www.`, and equal ports."""
+    return _site(one) == _site(other)
+
+
+def _site(url: str) -> str:
+    return urlsplit(url).netloc.lower().removeprefix("www.")
+
+
+def is_archive_path(path: str) -> bool:
+    """Whether a path is that of a list of posts in the usual blog engines: `/tag/go/`, `/2021/03/`, `/page/2`."""
+    return path not in ("", "/") and bool(_ARCHIVE_PATH.fullmatch(path))
+
+
+def links_in(tree: Any, base: str) -> Iterator[str]:
+    """Canonical addresses a page links to, in order; none of a page that asks programs to follow none."""
+    robots = " ".join(tree.xpath("//meta[translate(@name, 'ROBTS', 'robts')='robots']/@content")).lower()
+    if "nofollow" in robots or "none" in re.split(r"[\s,]+", robots):
+        return
+    root = (tree.xpath("//base/@href") or [""])[0]
+    for link in tree.iter("a", "area"):
+        if link.get("href") and "nofollow" not in link.get("rel", "").lower():
+            try:
+                yield canonical(link.get("href"), urljoin(base, root))
+            except ItemError:
+                continue  # `mailto:`, `javascript:` and broken links lead to no page
+
+
+# --- articles -------------------------------------------------------------------------------------------------------
+
+
+def read_page(page: Fetched) -> Reading:
+    """The article of a page.
+
+    Raises `ItemError`: failed for a bot check, which says nothing about the article behind it; skipped for a list, a
+    sign-in form, or a page without text.
+    """
+    if page.content_type not in PAGES:
+        raise ItemError(f"is {page.content_type}, no web page; leave it out with `exclude`", skipped=True)
+    tree = parse_html(page.text)
+    shown = _shown(tree)
+    words = len(shown.split())
+    if words < SHORT_PAGE_WORDS and _BOT_CHECK.search(shown):
+        raise ItemError(
+            "answered with a bot check instead of the page; lower fetch.requests_per_second, or use the site's feed or "
+            "export"
+        )
+    if words < SHORT_PAGE_WORDS and (tree.xpath("//input[@type='password']") or _SIGN_IN.search(shown)):
+        raise ItemError("wants a sign-in to show its text; use the platform's export instead", skipped=True)
+    if words < FEW_WORDS and tree.xpath("//script"):
+        raise ItemError(
+            'is an empty shell that scripts fill; give it to a source of kind "browser", which renders pages',
+            skipped=True,
+        )
+    reading = read_html(page.text, page.url)
+    if not is_article(tree, reading.text, page.url):
+        raise ItemError("is a list of links, not an article; its posts are collected by themselves", skipped=True)
+    return replace(reading, url=_own_address(reading.url, page.url))
+
+
+def is_article(tree: Any, text: str, url: str) -> bool:
+    """Whether a page is an article (by what it says of itself, else by its look) and not a list of other pages.
+
+    `text` is its extracted text as Markdown.
+    """
+    if is_archive_path(urlsplit(url).path):
+        return False
+    kinds = {str(kind) for about in structured_data(tree) for kind in _types(about)}
+    classes = set((tree.xpath("string(//body/@class)")).split())
+    if kinds & _LISTS and not kinds & _ARTICLES:
+        return False
+    if classes & _LIST_CLASSES and not classes & _ARTICLE_CLASSES:
+        return False
+    if _share_in_links(text) > LINKED_SHARE:
+        return False
+    if kinds & _ARTICLES or tree.xpath("//meta[@property='article:published_time']"):
+        return True
+    return not _lists_posts(tree)
+
+
+def _types(about: Any) -> list[Any]:
+    kinds = about.get("@type", [])
+    return kinds if isinstance(kinds, list) else [kinds]
+
+
+def _lists_posts(tree: Any) -> bool:
+    """Several headings in the main part that are links, each beginning a post with words of its own."""
+    headings = tree.xpath(
+        "//*[self::h1 or self::h2 or self::h3][not(ancestor::nav or ancestor::aside or ancestor::footer or"
+        " ancestor::header[not(ancestor::article)])]"
+    )
+    linked = [each for each in headings if _is_linked(each)]
+    return len(linked) >= LINKED_HEADINGS and 2 * len(linked) > len(headings)
+
+
+def _is_linked(heading: Any) -> bool:
+    words = "".join(heading.itertext()).split()
+    inside = " ".join("".join(link.itertext()) for link in heading.iter("a") if link.get("href", "#")[:1] != "#")
+    around = heading.getparent() is not None and heading.getparent().tag == "a"
+    return bool(words) and (around or len(inside.split()) >= 0.8 * len(words))
+
+
+def _share_in_links(text: str) -> float:
+    linked = sum(len(found[1]) for found in _LINK.finditer(text))
+    return linked / max(1, len(_LINK.sub(r"\1", text)))
+
+
+def _shown(tree: Any) -> str:
+    """The words of a page outside scripts and styles, title first."""
+    pieces = tree.xpath(
+        "//text()[not(ancestor::script or ancestor::style or ancestor::noscript or ancestor::template)]"
+    )
+    return "\n".join(line for piece in pieces if (line := " ".join(piece.split())))
+
+
+def _own_address(named: str | None, url: str) -> str:
+    """The canonical address a page names, unless it is the front page of a site, which many themes name everywhere."""
+    if named:
+        try:
+            named = canonical(named, url)
+        except ItemError:
+            return canonical(url)
+        if urlsplit(named).path != "/" or urlsplit(url).path in ("", "/"):
+            return named
+    return canonical(url)

@@ -1,0 +1,301 @@
+"""Web pages: one article, or every article of a site.
+
+    address ─> an article? ─ yes ─> that page
+                 └─ no ─> sitemaps? ─ yes ─> every page they list, unchanged ones by their date
+                            └─ no ─> a feed? ─ yes ─> its entries (see feed.py)
+                                       └─ no ─> follow links, page by page
+
+A page is told apart by its canonical address. What a page says of itself (title, author, date, canonical address)
+counts; sites' interface that is left in the text is taken out later, by its recurrence over pages.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from datetime import UTC, timedelta
+from typing import ClassVar, Literal
+from urllib.parse import urljoin, urlsplit
+
+import pathspec
+
+from llm_twin.collect import feed, sitemap
+from llm_twin.collect.fetch import FEEDS, JSON, PAGES, Fetched, Fetcher
+from llm_twin.collect.html import parse_html
+from llm_twin.collect.page import canonical, is_archive_path, is_article, links_in, read_page, same_site
+from llm_twin.collect.reading import document_from, parse_date
+from llm_twin.collect.sources import SourceContext
+from llm_twin.core.errors import ConfigError, ItemError, SourceError
+from llm_twin.core.records import Document, Item, ItemState, fingerprint
+
+Scope = Literal["auto", "page", "site"]
+
+READER_VERSION = 1
+"""Raised when the same page would become another document."""
+MAX_PAGES = 5000
+"""Pages of one site that are listed; at one request a second they take an hour and a half."""
+FRESH = timedelta(days=2)
+"""A page that changed so short ago, by a date without a time, may change again under the same date."""
+
+_ACCEPT = (*PAGES, *FEEDS, *JSON)
+_NO_PAGE = re.compile(
+    r"\.(?:jpe?g|png|gif|svg|webp|avif|ico|css|js|mjs|json|xml|rss|atom|pdf|zip|gz|tgz|xz|7z|rar|dmg|exe|mp[34]|m4a|"
+    r"webm|mov|avi|ogg|wav|woff2?|ttf|eot|docx?|xlsx?|pptx?|epub|csv|txt|map|ics|asc|sig)$|"
+    r"^/(?:wp-(?:json|admin|login\.php|content)|cdn-cgi|xmlrpc\.php|feed/?$|cart/?$|checkout/?$|login/?$|signup/?$)",
+    re.IGNORECASE,
+)
+_ACTION = re.compile(r"(?:^|&)(?:replytocom|share|action|print|add-to-cart|sort|order|orderby|filter|reply|s|q)=")
+
+
+class WebSource:
+    """The article at an address, or those of the site below it.
+
+    `scope` says which: `page`, `site`, or `auto`, where an address with a path whose page is an article is that page
+    and everything else a site. `prefix` is the beginning of the addresses or paths that belong to the site (default:
+    the folder of the address). `include` and `exclude` are patterns as in .gitignore, for the path of the address.
+    `max_pages` bounds a site: of one that has more, nothing counts as removed. `platform` is recorded as the documents'
+    source.
+    """
+
+    example: ClassVar[str] = "https://jane.example/blog/"
+
+    @classmethod
+    def recognises(cls, address: str) -> bool:
+        """Every http and https address; kinds for single platforms come before this one."""
+        parts = urlsplit(address)
+        return parts.scheme in ("http", "https") and bool(parts.netloc)
+
+    @classmethod
+    def open(
+        cls,
+        address: str,
+        context: SourceContext,
+        *,
+        scope: Scope = "auto",
+        prefix: str = "",
+        max_pages: int = MAX_PAGES,
+        include: tuple[str, ...] = (),
+        exclude: tuple[str, ...] = (),
+        platform: str = "web",
+    ) -> WebSource:
+        """The page or site at an address; options as in the class."""
+        return cls(
+            address,
+            context,
+            scope=scope,
+            prefix=prefix,
+            max_pages=max_pages,
+            include=include,
+            exclude=exclude,
+            platform=platform,
+        )
+
+    def __init__(
+        self,
+        address: str,
+        context: SourceContext,
+        *,
+        scope: Scope = "auto",
+        prefix: str = "",
+        max_pages: int = MAX_PAGES,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        platform: str = "web",
+    ) -> None:
+        if max_pages < 1:
+            raise ConfigError(f"max_pages of {address!r} is {max_pages}; it must be at least 1")
+        self.name = address
+        self.platform = platform
+        self.scope = scope
+        self.prefix = prefix
+        self.max_pages = max_pages
+        try:
+            self._address = canonical(address)
+        except ItemError as error:
+            raise ConfigError(str(error)) from None
+        self._context = context
+        self._include = pathspec.GitIgnoreSpec.from_lines(include) if include else None
+        self._exclude = pathspec.GitIgnoreSpec.from_lines(exclude)
+        self._feed: feed.FeedSource | None = None
+        self._at_hand: tuple[str, Fetched | ItemError] | None = None
+        self._how = fingerprint(READER_VERSION, context.author, platform)[:8]
+
+    def list(self) -> Iterator[Item | ItemState]:
+        """The page, or every page of the site; see `Source.list`.
+
+        Raises `SourceError` when the address cannot be read, and at the end when a sitemap or a page on the way could
+        not be, or there are more than `max_pages`; `PartialListing` where a feed is all the site offers.
+        """
+        self._feed = self._at_hand = None
+        if self.scope == "page":
+            yield Item(self._address)
+            return
+        start = self._get(self._address)
+        if feed.is_feed(start):
+            yield from self._from_feed(start.url)
+        elif self.scope == "auto" and self._is_article(start):
+            self._at_hand = (self._address, start)
+            yield Item(self._address)
+        else:
+            yield from self._site(start)
+
+    def fetch(self, item: Item) -> Document:
+        """The article of a page; see `Source.fetch`."""
+        if self._feed is not None:
+            return self._feed.fetch(item)
+        page = self._page(item.key)
+        reading = read_page(page)
+        return document_from(
+            reading,
+            author=self._context.author,
+            source=self.platform,
+            locator=item.key,
+            path=urlsplit(reading.url or item.key).path,
+            fetched_at=self._context.now(),
+        )
+
+    @property
+    def _fetcher(self) -> Fetcher:
+        return self._context.fetcher()
+
+    def _get(self, url: str) -> Fetched:
+        return self._fetcher.fetch(url, accept=_ACCEPT)
+
+    def _page(self, key: str) -> Fetched:
+        """The page of a key, without asking twice for one that the listing has read just before."""
+        at_hand, self._at_hand = self._at_hand, None
+        if at_hand is None or at_hand[0] != key:
+            return self._get(key)
+        if isinstance(at_hand[1], ItemError):
+            raise at_hand[1]
+        return at_hand[1]
+
+    def _is_article(self, page: Fetched) -> bool:
+        if urlsplit(page.url).path in ("", "/"):
+            return False
+        try:
+            text = read_page(page).text
+        except ItemError as error:
+            if not error.skipped:
+                raise
+            return False
+        return is_article(parse_html(page.text), text, page.url)
+
+    # --- a site -----------------------------------------------------------------------------------------------------
+
+    def _site(self, start: Fetched) -> Iterator[Item | ItemState]:
+        below = self._below(start.url)
+        sitemaps = sitemap.sitemaps_of(self._fetcher, start.url)
+        listed = self._from_sitemaps(sitemaps, below)
+        first = next(listed, None)
+        if first is not None:
+            yield from itertools.chain([first], listed)
+            return
+        announced = _announced_feed(start)
+        if announced:
+            yield from self._from_feed(announced)
+        else:
+            yield from self._by_links(start, below)
+
+    def _below(self, start: str) -> str:
+        """The beginning of every address that belongs to the site."""
+        if self.prefix:
+            return canonical(self.prefix, start)
+        folder, _, name = start.rpartition("/")
+        return f"{folder}/" if "." in name or not name else f"{start}/"
+
+    def _from_feed(self, url: str) -> Iterator[Item | ItemState]:
+        self._feed = feed.FeedSource(url, self._context, platform=self.platform, name=self.name)
+        yield from self._feed.list()
+
+    def _from_sitemaps(self, sitemaps: Sequence[Fetched], below: str) -> Iterator[Item | ItemState]:
+        seen: set[str] = set()
+        for page in sitemap.pages(self._fetcher, sitemaps):
+            try:
+                key = canonical(page.url)
+            except ItemError:
+                continue
+            same = key.rstrip("/")
+            if same in seen or not self._belongs(key, below) or not self._wanted(key):
+                continue
+            if len(seen) == self.max_pages:
+                raise self._too_many()
+            seen.add(same)
+            yield self._refusal(key) or Item(key, self._version(page.changed))
+
+    def _version(self, changed: str | None) -> str | None:
+        """What tells a page's last change; None when the sitemap does not say, or not exactly enough."""
+        moment = parse_date(changed)
+        if changed is None or moment is None:
+            return None
+        now = self._context.now()
+        exact = "T" in changed
+        if moment > now or (not exact and moment > now - FRESH):
+            return None
+        return f"{self._how}:{moment.astimezone(UTC).isoformat()}"
+
+    def _by_links(self, start: Fetched, below: str) -> Iterator[Item | ItemState]:
+        """The start page, then every page that a page links to, breadth first."""
+        first = canonical(start.url)
+        waiting, seen = deque([first]), {first.rstrip("/")}
+        unread: list[str] = []
+        while waiting:
+            key = waiting.popleft()
+            try:
+                page = start if key == first else self._get(key)
+            except ItemError as error:
+                self._at_hand = (key, error)
+                yield Item(key)
+                if not error.skipped:
+                    unread.append(str(error))
+                continue
+            for link in links_in(parse_html(page.text), page.url) if page.content_type in PAGES else ():
+                same = link.rstrip("/")
+                if same not in seen and self._belongs(link, below) and not _ACTION.search(urlsplit(link).query):
+                    if len(seen) == self.max_pages:
+                        raise self._too_many()
+                    seen.add(same)
+                    waiting.append(link)
+            if self._wanted(key):
+                self._at_hand = (key, page)
+                yield self._refusal(key) or Item(key)
+        if unread:
+            raise SourceError(
+                f"{self.name}: {len(unread)} pages could not be read, so that what they link to is not known; first: "
+                f"{unread[0]}"
+            )
+
+    def _too_many(self) -> SourceError:
+        return SourceError(
+            f"{self.name} has more than {self.max_pages} pages; raise max_pages, or narrow it with prefix and exclude"
+        )
+
+    def _belongs(self, url: str, below: str) -> bool:
+        """Whether an address may be a page of the site, an article or the way to one."""
+        path, start = urlsplit(url).path, urlsplit(below).path
+        inside = path.startswith(start) or f"{path}/" == start
+        return inside and same_site(url, below) and not _NO_PAGE.search(path) and not self._exclude.match_file(path[1:])
+
+    def _wanted(self, key: str) -> bool:
+        return self._include is None or self._include.match_file(urlsplit(key).path[1:])
+
+    def _refusal(self, key: str) -> ItemState | None:
+        """Why a page is not even asked for; None when it is."""
+        if self._include is not None or not is_archive_path(urlsplit(key).path):
+            return None
+        reason = "is a list of posts by its address; name it in `include` if it is an article"
+        return ItemState(self.name, key, "skipped", reason)
+
+
+def _announced_feed(page: Fetched) -> str | None:
+    """The first feed a page names that is not one of comments."""
+    types = ("application/rss+xml", "application/atom+xml", "application/feed+json")
+    for link in parse_html(page.text).iter("link"):
+        rel, kind, title = (link.get(name, "").lower() for name in ("rel", "type", "title"))
+        if "alternate" in rel.split() and kind in types and "comment" not in title and link.get("href"):
+            address = urljoin(page.url, str(link.get("href")).strip())
+            if "/comments/" not in urlsplit(address).path:
+                return address
+    return None
