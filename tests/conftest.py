@@ -23,8 +23,10 @@ _PROJECT = Path(__file__).parents[1]
 _DATA = Path(os.environ.get("TWIN_DATA", _PROJECT.parent / "shared" / "data"))
 
 # Timings are never asserted: a busy machine must not fail a property.
-hypothesis.settings.register_profile("llm-twin", deadline=None)
-hypothesis.settings.load_profile("llm-twin")
+# The same examples every time, so that a change is judged by what it changed; `make test EXPLORE=1` looks for new ones.
+hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=500)
+hypothesis.settings.load_profile("explore" if os.environ.get("EXPLORE") else "steady")
 
 
 @pytest.fixture(autouse=True)

@@ -22,11 +22,11 @@ def test_naming_parts_imports_none_of_them() -> None:
 
 
 def test_another_package_adds_a_part_by_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "verse.py").write_text("class VerseChunker: pass\n")
-    metadata = tmp_path / "verse-1.0.dist-info"
+    (tmp_path / "sonnets.py").write_text("class SonnetChunker: pass\n")
+    metadata = tmp_path / "sonnets-1.0.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: verse\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[llm_twin.chunker]\nverse = verse:VerseChunker\n")
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: sonnets\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[llm_twin.chunker]\nsonnet = sonnets:SonnetChunker\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert "verse" in catalog.names("chunker")
-    assert catalog.part("chunker", "verse").__name__ == "VerseChunker"
+    assert "sonnet" in catalog.names("chunker")
+    assert catalog.part("chunker", "sonnet").__name__ == "SonnetChunker"

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llm_twin.core.records import DocumentHeader, Embedding, Passage
@@ -270,6 +270,7 @@ def test_every_quote_stands_at_its_offsets_and_only_marks_change_the_text(text):
 
 
 @given(TEXTS)
+@example("Nobody missed the ORM\n\n【2】Rust made our parser ten times faster")
 def test_a_marked_text_is_not_marked_again(text):
     once = check(text).text
     assert check(once).text == once

@@ -43,6 +43,7 @@ REBUILD = "run: twin sync --rebuild"
 _LAYOUT = 1  # raised when a generation of an older version cannot be read any more
 _GENERATION = re.compile(r"\d{8}T\d{6}\.\d{6}")
 _DRAFT = re.compile(r"draft-(\d+)-")
+_GONE = "gone-"
 _BATCH = 1000
 
 _RECALL = 0.98  # of the true ten nearest, that a graph must find to be used
@@ -584,14 +585,17 @@ def _clear_generations(root: Path, *, live: str) -> None:
 def _clear_drafts_of_dead_processes(root: Path) -> None:
     for path in root.iterdir():
         match = _DRAFT.match(path.name)
-        if match and not _alive(int(match[1])):
+        if path.name.startswith(_GONE) or (match and not _alive(int(match[1]))):
             _remove(path)
 
 
 def _remove(path: Path) -> None:
-    """Delete a folder that readers may have open. Its name goes first, so that nobody opens half of it."""
+    """Delete a folder that readers may have open. Its name goes first, so that nobody opens half of it.
+
+    A reader that writes its metadata at this moment can keep the folder alive; the next draft clears what is left.
+    """
     with suppress(OSError):
-        path = path.rename(path.with_name(f"draft-{os.getpid()}-{secrets.token_hex(4)}"))
+        path = path.rename(path.with_name(f"{_GONE}{secrets.token_hex(4)}"))
     shutil.rmtree(path, ignore_errors=True)
 
 

@@ -39,6 +39,10 @@ LONGEST_RANGE = 20
 NAME_STEM, NAME_ENDING = 4, 3
 """Letters two names must share, and by how many one may be longer, to count as forms of one name."""
 
+NO_BREAK_SPACE = "\u00a0"
+MARKUP = f" {NO_BREAK_SPACE}*_-"
+SENTENCE_END = f' {NO_BREAK_SPACE}.!?*_)"”\n'
+
 
 @dataclass(frozen=True, slots=True)
 class Verified:
@@ -322,9 +326,9 @@ def _readable(source: str) -> str:
 def _owner(marker: Marker, bare: str, spans: Sequence[tuple[int, int]]) -> tuple[int, int]:
     before = max((span for span in spans if span[0] <= marker.start), default=None)
     after = min((span for span in spans if span[0] >= marker.end), default=None)
-    if after and not bare[marker.end : after[0]].strip(" *_-") and _begins_line(bare, marker.start):
+    if after and not bare[marker.end : after[0]].strip(MARKUP) and _begins_line(bare, marker.start):
         return after
-    if before and (marker.start < before[1] or not bare[before[1] : marker.start].strip(' .!?*_)"”\n')):
+    if before and (marker.start < before[1] or not bare[before[1] : marker.start].strip(SENTENCE_END)):
         return before
     start = bare.rfind("\n", 0, marker.start) + 1
     end = bare.find("\n", marker.end)
@@ -332,7 +336,7 @@ def _owner(marker: Marker, bare: str, spans: Sequence[tuple[int, int]]) -> tuple
 
 
 def _begins_line(text: str, position: int) -> bool:
-    return not text[text.rfind("\n", 0, position) + 1 : position].strip(" *_-")
+    return not text[text.rfind("\n", 0, position) + 1 : position].strip(MARKUP)
 
 
 def _supports(claim: str, vector: Vector, cited: Sequence[CitedPassage], embedder: Embedder) -> dict[int, Support]:
@@ -441,7 +445,8 @@ def _replaced(text: str, found: Iterable[Marker], write: Callable[[Marker], str]
 
 
 def _blanked(text: str, found: Iterable[Marker]) -> str:
-    return _replaced(text, found, lambda marker: " " * (marker.end - marker.start))
+    # No-break spaces: where a line begins with a citation, four plain spaces would make code of it in Markdown.
+    return _replaced(text, found, lambda marker: NO_BREAK_SPACE * (marker.end - marker.start))
 
 
 def _without_code(text: str) -> str:
