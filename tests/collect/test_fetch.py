@@ -435,11 +435,12 @@ def test_a_server_that_says_nothing_is_given_up(server, fetcher):
     [
         bad.endless_body(),
         bad.endless_body(gzip.compress(bytes(10_000_000)), "gzip"),
+        bad.endless_body(gzip.compress(b"") * 1000, "gzip"),
         answer(gzip.compress(bytes(50_000_000)), content_encoding="gzip"),
         answer(zlib.compress(bytes(50_000_000)), content_encoding="deflate"),
         answer(b"x" * 100_001),
     ],
-    ids=["endless", "endless gzip", "gzip bomb", "deflate bomb", "announced"],
+    ids=["endless", "endless gzip", "endless nothing", "gzip bomb", "deflate bomb", "announced"],
 )
 def test_bodies_are_bounded_before_and_after_decompression(server, fetcher, large):
     server.on("/", large)

@@ -51,22 +51,22 @@ _LARGER = {
     "ascii": "cp1252", "iso8859-1": "cp1252", "iso8859-9": "cp1254", "gb2312": "gb18030", "gbk": "gb18030",
     "shift_jis": "cp932", "euc_kr": "cp949", "utf-16": "utf-16-le",
 }  # fmt: skip
-_NO_CHARSETS = {"idna", "punycode", "unicode_escape", "raw_unicode_escape", "utf-7", "undefined", "mbcs", "oem"}
+_NO_CHARSETS = {"idna", "punycode", "unicode_escape", "raw_unicode_escape", "utf_7", "undefined", "mbcs", "oem"}
 
 
 def decompressed(chunks: Iterable[bytes], header: str, *, name: str) -> Iterator[bytes]:
     """The content of a body with that `Content-Encoding`, in pieces of at most 64 KiB however far they expand.
 
-    `name` is what errors call it. Raises `ItemError` for a coding that is none of `CODINGS` or more than one, and for broken data, and `EOFError` when
-    the end is missing. Source: RFC 9110, 8.4.1.
+    `name` is what errors call it. Raises `ItemError` for broken data, and for a coding that is none of `CODINGS` or
+    more than one; `EOFError` when the end is missing. Source: RFC 9110, 8.4.1.
     """
     codings = [coding for part in header.lower().split(",") if (coding := part.strip()) not in ("", "identity")]
     if not codings:
         return iter(chunks)
     if len(codings) > 1 or codings[0].removeprefix("x-") not in CODINGS:
         raise ItemError(
-            f"{name} is compressed as {', '.join(codings)[:100]!r}, which was not asked for; its server is set up wrongly, "
-            "so use the site's feed or export"
+            f"{name} is compressed as {', '.join(codings)[:100]!r}, which was not asked for; its server is set up "
+            "wrongly, so use the site's feed or export"
         )
     return _inflated(chunks, name, gzip=codings[0] != "deflate")
 
@@ -187,7 +187,7 @@ def _declared(content: bytes, header: str) -> str | None:
             name = codecs.lookup(label.strip("'\" ")).name
             name = _LARGER.get(name, name)
             "".encode(name)
-            if name not in _NO_CHARSETS:
+            if name.replace("-", "_") not in _NO_CHARSETS:
                 return name
     return None
 
