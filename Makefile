@@ -22,7 +22,7 @@ $(BIN)/python:
 	@touch $@
 
 .venv/.test: .venv/.base
-	$(PIP) --editable '.[postgres,qdrant]' --group test
+	$(PIP) --editable '.[mongodb,postgres,qdrant]' --group test
 	@touch $@
 
 .venv/.check: .venv/.test

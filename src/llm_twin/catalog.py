@@ -18,12 +18,18 @@ from llm_twin.core.errors import ConfigError
 
 PARTS: Mapping[str, Mapping[str, str]] = {
     "source": {
+        "github": "llm_twin.collect.github:GitHubSource",
         "feed": "llm_twin.collect.feed:FeedSource",
         "web": "llm_twin.collect.web:WebSource",
         "files": "llm_twin.collect.files:FilesSource",
     },
+    "fetcher": {
+        "http": "llm_twin.collect.fetch:Fetcher",
+        "policy": "llm_twin.collect.fetch:FetchPolicy",
+    },
     "warehouse": {
         "memory": "llm_twin.adapters.memory:MemoryWarehouse",
+        "mongodb": "llm_twin.adapters.mongodb:MongoWarehouse",
         "sql": "llm_twin.adapters.sql:SqlWarehouse",
     },
     "trace_store": {

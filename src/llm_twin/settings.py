@@ -91,7 +91,7 @@ class WarehouseSettings(_Section):
     """Where documents, features, embeddings and runs are kept."""
 
     url: str = Field(default="", repr=False)
-    """Database URL, `sqlite:///…` or `postgresql://…`; empty means .twin/warehouse.db."""
+    """Database URL, `sqlite:///…`, `postgresql://…` or `mongodb://…`; empty means .twin/warehouse.db."""
 
 
 class IndexSettings(_Section):

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from llm_twin.core import ports
     from llm_twin.core.records import Event
 
+# Which warehouse a URL means, by its scheme; every other scheme is a SQL database's.
+_WAREHOUSES = {"mongodb": "mongodb", "mongodb+srv": "mongodb"}
+
 OUTCOMES = ("added", "updated", "unchanged", "removed", "skipped", "failed")
 
 
@@ -172,7 +175,7 @@ class Twin:
 
     def close(self) -> None:
         """Release what was opened."""
-        for part in ("warehouse", "trace_store"):
+        for part in ("fetcher", "warehouse", "trace_store"):
             if part in self.__dict__:
                 self.__dict__.pop(part).close()
 
@@ -385,7 +388,8 @@ class Twin:
     def warehouse(self) -> ports.Warehouse:
         """Documents, features, embeddings, runs."""
         url = self.settings.warehouse.url or f"sqlite:///{self.workspace.state / 'warehouse.db'}"
-        return cast("ports.Warehouse", catalog.part("warehouse", "sql")(url))
+        scheme = url.partition(":")[0]
+        return cast("ports.Warehouse", catalog.part("warehouse", _WAREHOUSES.get(scheme, "sql"))(url))
 
     @cached_property
     def trace_store(self) -> ports.TraceStore:
@@ -403,8 +407,10 @@ class Twin:
 
     @cached_property
     def fetcher(self) -> Any:
-        """The one way to the network for every source; its cache lives in the workspace."""
-        raise ConfigError("no source of this version fetches from the network; name files and folders")
+        """The one way to the network for every source; what it fetched is kept to ask only for what changed."""
+        build = catalog.part("fetcher", "http")
+        policy = catalog.part("fetcher", "policy")(**self.settings.fetch.model_dump())
+        return build(cache_dir=self.workspace.state / "fetched", policy=policy)
 
     @cached_property
     def embedder(self) -> ports.Embedder:

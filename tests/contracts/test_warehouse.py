@@ -1,4 +1,4 @@
-"""Every warehouse keeps these promises: in memory, on SQLite, on PostgreSQL."""
+"""Every warehouse keeps these promises: in memory, on SQLite, on PostgreSQL, on MongoDB."""
 
 from __future__ import annotations
 
