@@ -218,8 +218,7 @@ def _search(understood: Understanding, where: Filter, parts: Parts, clock: _Cloc
     candidates = retriever.rank(
         [understood.text], k=parts.passages, where=where, phrases=understood.phrases, tracer=clock
     )
-    reranker = parts.reranker.name if parts.reranker else ""
-    evidence = weigh(understood.text, candidates, sparse=parts.sparse, reranker=reranker)
+    evidence = weigh(understood.text, candidates, sparse=parts.sparse)
     return _Found(candidates, evidence, tuple(_search_notes(understood, candidates, retriever)))
 
 
