@@ -86,6 +86,14 @@ def test_questions_lead_ins_pointers_and_bracketed_numbers_are_no_answers(senten
     )
 
 
+@pytest.mark.parametrize("after", ["Instead,", "Or is it so?", "It is said in [2] and [3].", "Namely:"])
+def test_what_follows_is_quoted_only_where_it_can_be(after):
+    post = article("p", f"Unit tests should test features, not code. {after}")
+    assert (
+        quoted("What should unit tests test?", passage(post)).text == "Unit tests should test features, not code. [1]"
+    )
+
+
 def test_passages_are_numbered_in_the_order_in_which_they_are_quoted():
     answer = quoted("What should unit tests test?", passage(CODE, 1), passage(TESTS, 2))
     assert [shown.document.id for shown in answer.passages] == ["tests", "code"]

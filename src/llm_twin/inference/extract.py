@@ -10,7 +10,7 @@ import numpy as np
 
 from llm_twin.core.ports import Embedder, SparseEncoder
 from llm_twin.core.records import Citation, Passage
-from llm_twin.core.text import Block, blocks, plain, sentences_within
+from llm_twin.core.text import Block, blocks, plain, sentences_within, words
 from llm_twin.core.vectors import Matrix, maxsim
 from llm_twin.inference.retrieve import clip
 
@@ -18,6 +18,7 @@ MAX_SENTENCES = 4
 MAX_CHARACTERS = 700
 # Longer sentences are lists or tables in disguise, shorter ones say nothing alone.
 SENTENCE_CHARACTERS = (25, 450)
+FEWEST_WORDS = 5
 # Share of the relevance in the trade against novelty. Source: Carbonell & Goldstein 1998, The Use of MMR.
 RELEVANCE = 0.7
 # Cosine from which two sentences say the same.
@@ -115,6 +116,7 @@ _DANGLING = re.compile(
     re.IGNORECASE,
 )
 _BRACKETED = re.compile(r"\[\d+\]")
+_FINISHED = re.compile(r"\w.*[.!…。！][*_\"'”’»)\]]*\Z", re.DOTALL)
 _POINTS_AWAY = re.compile(r"[*_(\[]*(?:see|read|check out|have a look|more on|here(?: is|['’]s| are))\b", re.IGNORECASE)
 _ASKS_FOR_CODE = re.compile(
     r"\b(?:show|give|paste|see|print)\b.*\b(?:code|snippet|example|command|script|query|regex|config\w*)\b"
@@ -134,8 +136,8 @@ def _sentences(passage: Passage) -> Iterator[_Sentence]:
             if _says_something(sentence.text):
                 yield replace(
                     sentence,
-                    leans_on=before if _DANGLING.match(sentence.text) else None,
-                    goes_on=after if after and passage.text[after[1] - 1] not in "?:" else None,
+                    leans_on=before if before and _DANGLING.match(sentence.text) and _fits(passage, before) else None,
+                    goes_on=after if after and _fits(passage, after) else None,
                 )
 
 
@@ -146,7 +148,14 @@ def _says_something(text: str) -> bool:
     """
     if not SENTENCE_CHARACTERS[0] <= len(text) <= SENTENCE_CHARACTERS[1] or text[-1] in "?:" or _BRACKETED.search(text):
         return False
-    return len(plain(text)) > len(text) / 2 and not _POINTS_AWAY.match(text)
+    shown = plain(text)
+    return len(shown) > len(text) / 2 and len(words(shown)) >= FEWEST_WORDS and not _POINTS_AWAY.match(text)
+
+
+def _fits(passage: Passage, span: tuple[int, int]) -> bool:
+    """Whether a sentence can stand beside another: finished, and as fit to be quoted as any."""
+    text = passage.text[slice(*span)]
+    return len(text) <= SENTENCE_CHARACTERS[1] and bool(_FINISHED.search(text)) and not _BRACKETED.search(text)
 
 
 def _own_paragraphs(found: Sequence[Block]) -> Iterator[Block]:
