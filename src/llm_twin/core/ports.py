@@ -26,6 +26,7 @@ from llm_twin.core.records import (
     Message,
     Query,
     Redaction,
+    Rendered,
     Run,
     Span,
     SparseVector,
@@ -54,6 +55,26 @@ class Source(Protocol):
 
     def fetch(self, item: Item) -> Document:
         """The document behind an item. Raises `ItemError` with a reason when there is none."""
+        ...
+
+
+class Browser(Protocol):
+    """A real browser, for pages that scripts build. It starts with the first page and is kept for those that follow."""
+
+    def render(
+        self, url: str, *, scroll: bool = False, wait_for: str | None = None, timeout_s: float | None = None
+    ) -> Rendered:
+        """The page at an address after its scripts ran, without scripts and without what lies over it.
+
+        `wait_for` is a CSS selector that must match before the page is read; with `scroll` the page is scrolled until
+        nothing new comes. `timeout_s` bounds all of that (default: as configured).
+
+        Raises `ItemError` when there is no page, `SourceError` when the browser does not start.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the browser; the next page would start it again."""
         ...
 
 

@@ -122,6 +122,18 @@ class ItemState:
 
 
 @dataclass(frozen=True, slots=True)
+class Rendered:
+    """A page as a browser shows it after its scripts ran: HTML, where it stands after redirects, and the HTTP status.
+
+    `status` is 0 where the browser does not tell it.
+    """
+
+    html: str
+    url: str
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
 class Redaction:
     """Something taken out of a document before it was stored: what kind, and where it stood; never what it was."""
 

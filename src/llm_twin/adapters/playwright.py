@@ -1,0 +1,239 @@
+"""Pages in Chromium through Playwright (https://playwright.dev/python/), with the system's Chromium, not its own.
+
+Playwright runs on an event loop in a thread of its own: so a browser may be used from any thread and inside another
+event loop (a notebook, a server), and every call ends in time even when a page never returns (of the calls that run
+something in a page, the library bounds none).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from llm_twin.core import browsing
+from llm_twin.core.errors import MissingExtra, SourceError
+from llm_twin.core.records import Rendered
+
+if TYPE_CHECKING:
+    from playwright.async_api import BrowserContext, Page, Playwright, Request
+
+START_S = 60.0
+"""Seconds within which Chromium must have started."""
+CLOSE_S = 10.0
+"""Seconds a page or the browser may take to close."""
+
+T = TypeVar("T")
+
+
+class PlaywrightBrowser:
+    """A `Browser` on Playwright.
+
+    `proxy` is the only way to the network it gets. `profile` is the folder of a Chromium profile, whose cookies are
+    then sent; without one every start is a stranger's. Raises `MissingExtra` without the package, `ConfigError` without
+    Chromium.
+    """
+
+    def __init__(
+        self,
+        *,
+        proxy: str,
+        executable: str = "",
+        profile: Path | None = None,
+        timeout_s: float = 60.0,
+        max_bytes: int = 20_000_000,
+    ) -> None:
+        try:
+            import playwright.async_api  # noqa: F401
+        except ImportError as error:
+            raise MissingExtra("the browser engine playwright", "browser", "playwright") from error
+        self._executable = browsing.find_chromium(executable)
+        self._proxy, self._profile = proxy, profile
+        self._timeout_s, self._max_bytes = timeout_s, max_bytes
+        self._lock = threading.Lock()
+        self._thread: _LoopThread | None = None
+        self._playwright: Playwright | None = None
+        self._context: BrowserContext | None = None
+
+    def render(
+        self, url: str, *, scroll: bool = False, wait_for: str | None = None, timeout_s: float | None = None
+    ) -> Rendered:
+        """The page after its scripts ran; see `Browser.render`."""
+        with self._lock:
+            tab = self._tab()
+            try:
+                return browsing.render(
+                    tab,
+                    url,
+                    scroll=scroll,
+                    wait_for=wait_for,
+                    timeout_s=timeout_s or self._timeout_s,
+                    max_bytes=self._max_bytes,
+                )
+            finally:
+                if not tab.close():
+                    self._end()
+
+    def close(self) -> None:
+        """End the browser; see `Browser.close`."""
+        with self._lock:
+            self._end()
+
+    def _tab(self) -> _Tab:
+        """A new tab, of a new browser where there is none or it died."""
+        for _ in range(2):
+            context, thread = self._started()
+            try:
+                return _Tab(thread.call(_new_page(context), START_S), thread)
+            except (_errors(), TimeoutError):
+                self._end()
+        raise SourceError(f"{self._executable} starts and opens no page; try it by hand, or name another executable")
+
+    def _started(self) -> tuple[BrowserContext, _LoopThread]:
+        if self._context is None or self._thread is None:
+            self._end()
+            self._thread = _LoopThread()
+            try:
+                self._playwright, self._context = self._thread.call(self._start(), START_S)
+            except (_errors(), TimeoutError) as error:
+                self._end()
+                raise browsing.not_started(self._executable, str(error), self._profile) from error
+        return self._context, self._thread
+
+    async def _start(self) -> tuple[Playwright, BrowserContext]:
+        from playwright.async_api import async_playwright
+
+        playwright = await async_playwright().start()
+        try:
+            context = await playwright.chromium.launch_persistent_context(
+                str(self._profile or ""),
+                executable_path=self._executable,
+                args=browsing.arguments(proxy=self._proxy),
+                ignore_default_args=["--disable-popup-blocking"],
+                chromium_sandbox=not browsing.is_root(),
+                accept_downloads=False,
+                timeout=START_S * 1000,
+            )
+        except BaseException:
+            await playwright.stop()
+            raise
+        return playwright, context
+
+    def _end(self) -> None:
+        """Close what is open; ending Playwright kills a browser that does not close."""
+        context, playwright, thread = self._context, self._playwright, self._thread
+        self._context = self._playwright = self._thread = None
+        if thread is None:
+            return
+        with suppress(_errors(), TimeoutError):
+            if context is not None:
+                thread.call(context.close(), CLOSE_S)
+        with suppress(_errors(), TimeoutError):
+            if playwright is not None:
+                thread.call(playwright.stop(), CLOSE_S)
+        thread.end()
+
+
+async def _new_page(context: BrowserContext) -> Page:
+    page = await context.new_page()
+    session = await context.new_cdp_session(page)
+    await session.send("Network.enable")
+    await session.send("Network.setBlockedURLs", {"urls": list(browsing.BLOCKED)})
+    return page
+
+
+class _Tab:
+    """A page as `browsing.render` needs it."""
+
+    def __init__(self, page: Page, thread: _LoopThread) -> None:
+        self._page, self._thread = page, thread
+        self._began: dict[Request, float] = {}
+        page.on("request", self._begin)
+        page.on("requestfinished", self._finish)
+        page.on("requestfailed", self._finish)
+
+    @property
+    def url(self) -> str:
+        return str(self._page.url)
+
+    def open(self, url: str, *, timeout_s: float) -> None:
+        going = self._page.goto(url, wait_until="domcontentloaded", timeout=timeout_s * 1000)
+        try:
+            self._thread.call(going, timeout_s)
+        except (_errors(), TimeoutError) as error:
+            raise browsing.not_opened(url, str(error), timeout_s, late=_is_late(error)) from error
+
+    def run(self, function: str, *arguments: Any, timeout_s: float) -> Any:
+        until = time.monotonic() + timeout_s
+        while True:
+            running = self._page.evaluate(function, *arguments)
+            try:
+                return self._thread.call(running, max(0.1, until - time.monotonic()))
+            except (_errors(), TimeoutError) as error:
+                # A page that moves on by itself takes what ran in it along.
+                if _MOVED.search(str(error)) and time.monotonic() < until:
+                    time.sleep(0.05)
+                    continue
+                raise browsing.broke_off(self.url, str(error), timeout_s, late=_is_late(error)) from error
+
+    def _begin(self, request: Request) -> None:
+        self._began[request] = time.monotonic()
+
+    def _finish(self, request: Request) -> None:
+        self._began.pop(request, None)
+
+    def last_request(self) -> float | None:
+        return max(list(self._began.values()), default=None)
+
+    def close(self) -> bool:
+        """Close the tab and those it opened; whether the browser could."""
+        try:
+            self._thread.call(_close_others(self._page), CLOSE_S)
+        except (_errors(), TimeoutError):
+            return False
+        return True
+
+
+_MOVED = re.compile(r"Execution context was destroyed|Cannot find context|because of a navigation")
+
+
+async def _close_others(page: Page) -> None:
+    """Close every tab but the first, which keeps the browser open."""
+    for each in page.context.pages[1:]:
+        await each.close()
+
+
+def _is_late(error: BaseException) -> bool:
+    from playwright.async_api import TimeoutError as PlaywrightTimeout
+
+    return isinstance(error, PlaywrightTimeout | TimeoutError)
+
+
+def _errors() -> type[Exception]:
+    from playwright.async_api import Error
+
+    return Error
+
+
+class _LoopThread:
+    """An event loop that runs in a thread until it is ended."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="llm-twin-playwright", daemon=True)
+        self._thread.start()
+
+    def call(self, coroutine: Coroutine[Any, Any, T], timeout_s: float) -> T:
+        """Run it there and wait. Raises `TimeoutError` when it takes longer."""
+        return asyncio.run_coroutine_threadsafe(asyncio.wait_for(coroutine, timeout_s), self._loop).result()
+
+    def end(self) -> None:
+        """Stop the loop; nothing runs on it afterwards."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

@@ -1,0 +1,221 @@
+"""Pages in Chromium through Selenium (https://www.selenium.dev), with chromedriver from the PATH.
+
+Selenium's manager, which would download a driver, is never asked. What a page has under way is read from the driver's
+performance log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from llm_twin.core import browsing
+from llm_twin.core.errors import ConfigError, MissingExtra
+from llm_twin.core.records import Rendered
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+START_S = 60.0
+"""Seconds within which Chromium must have started."""
+CLOSE_S = 10.0
+"""Seconds a page or the browser may take to close."""
+
+
+class SeleniumBrowser:
+    """A `Browser` on Selenium; arguments and errors as for `PlaywrightBrowser`."""
+
+    def __init__(
+        self,
+        *,
+        proxy: str,
+        executable: str = "",
+        profile: Path | None = None,
+        timeout_s: float = 60.0,
+        max_bytes: int = 20_000_000,
+    ) -> None:
+        try:
+            import selenium.webdriver  # noqa: F401
+        except ImportError as error:
+            raise MissingExtra("the browser engine selenium", "selenium", "selenium") from error
+        self._executable = browsing.find_chromium(executable)
+        self._chromedriver = _find_chromedriver()
+        self._proxy, self._profile = proxy, profile
+        self._timeout_s, self._max_bytes = timeout_s, max_bytes
+        self._lock = threading.Lock()
+        self._driver: Chrome | None = None
+
+    def render(
+        self, url: str, *, scroll: bool = False, wait_for: str | None = None, timeout_s: float | None = None
+    ) -> Rendered:
+        """The page after its scripts ran; see `Browser.render`."""
+        with self._lock:
+            tab = self._tab()
+            try:
+                return browsing.render(
+                    tab,
+                    url,
+                    scroll=scroll,
+                    wait_for=wait_for,
+                    timeout_s=timeout_s or self._timeout_s,
+                    max_bytes=self._max_bytes,
+                )
+            finally:
+                if not tab.close():
+                    self._end()
+
+    def close(self) -> None:
+        """End the browser; see `Browser.close`."""
+        with self._lock:
+            self._end()
+
+    def _tab(self) -> _Tab:
+        """A new tab, of a new browser where there is none or it died."""
+        if self._driver is not None:
+            with suppress(*_errors()):
+                return _Tab(self._driver)
+            self._end()
+        try:
+            self._driver = self._start()
+            return _Tab(self._driver)
+        except _errors() as error:
+            self._end()
+            raise browsing.not_started(self._executable, str(error), self._profile) from error
+
+    def _start(self) -> Chrome:
+        from selenium.webdriver import Chrome, ChromeOptions
+        from selenium.webdriver.chrome.service import Service
+
+        options = ChromeOptions()
+        options.binary_location = self._executable
+        for argument in ("--headless=new", *browsing.arguments(proxy=self._proxy)):
+            options.add_argument(argument)
+        if self._profile:
+            options.add_argument(f"--user-data-dir={self._profile}")
+        options.add_experimental_option("excludeSwitches", ["disable-popup-blocking"])
+        options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+        options.page_load_strategy = "eager"
+        options.unhandled_prompt_behavior = "dismiss"
+        options.ignore_local_proxy_environment_variables()
+        driver = Chrome(options=options, service=Service(self._chromedriver))
+        driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "deny"})
+        return driver
+
+    def _end(self) -> None:
+        """End Chromium by a signal, since one that hangs answers nobody; the driver clears away what is left of it."""
+        driver, self._driver = self._driver, None
+        if driver is None:
+            return
+        _allow(driver, CLOSE_S)
+        folder = Path(driver.capabilities["chrome"]["userDataDir"])
+        with suppress(OSError, ValueError):
+            # The lock on a profile is a link to "host-pid". Chromium saves cookies when it is asked to terminate.
+            os.kill(int((folder / "SingletonLock").readlink().name.rpartition("-")[2]), signal.SIGTERM)
+        with suppress(*_errors()):
+            driver.quit()
+
+
+class _Tab:
+    """A tab of its own as `browsing.render` needs it."""
+
+    def __init__(self, driver: Chrome) -> None:
+        self._driver = driver
+        self._began: dict[str, float] = {}
+        _allow(driver, START_S)
+        self._first = driver.window_handles[0]
+        driver.switch_to.window(self._first)
+        driver.switch_to.new_window("tab")
+        driver.execute_cdp_cmd("Network.enable", {})
+        driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": list(browsing.BLOCKED)})
+        self._events()
+
+    @property
+    def url(self) -> str:
+        _allow(self._driver, CLOSE_S)
+        try:
+            return str(self._driver.current_url)
+        except _errors() as error:
+            raise browsing.broke_off("a page", str(error), CLOSE_S, late=_is_late(error)) from error
+
+    def open(self, url: str, *, timeout_s: float) -> None:
+        _allow(self._driver, timeout_s + 1)
+        try:
+            self._driver.set_page_load_timeout(timeout_s)
+            self._driver.get(url)
+        except _errors() as error:
+            raise browsing.not_opened(url, _message(error), timeout_s, late=_is_late(error)) from error
+
+    def run(self, function: str, *arguments: Any, timeout_s: float) -> Any:
+        # The driver's own limit for scripts does not hold for a page that never returns; that of the connection does.
+        _allow(self._driver, timeout_s)
+        try:
+            return self._driver.execute_script(f"return ({function})(...arguments)", *arguments)
+        except _errors() as error:
+            raise browsing.broke_off("the page", _message(error), timeout_s, late=_is_late(error)) from error
+
+    def last_request(self) -> float | None:
+        for event in self._events():
+            request = event["params"].get("requestId")
+            if event["method"] == "Network.requestWillBeSent":
+                self._began[request] = time.monotonic()
+            elif event["method"] in ("Network.loadingFinished", "Network.loadingFailed"):
+                self._began.pop(request, None)
+        return max(self._began.values(), default=None)
+
+    def _events(self) -> list[dict[str, Any]]:
+        """What the browser did since this was asked last; nothing of a browser that is gone."""
+        try:
+            entries = cast("Any", self._driver).get_log("performance")
+        except _errors():
+            return []
+        return [json.loads(entry["message"])["message"] for entry in entries]
+
+    def close(self) -> bool:
+        """Close the tab and those it opened; whether the browser could."""
+        _allow(self._driver, CLOSE_S)
+        try:
+            for handle in self._driver.window_handles:
+                if handle != self._first:
+                    self._driver.switch_to.window(handle)
+                    self._driver.close()
+        except _errors():
+            return False
+        return True
+
+
+def _find_chromedriver() -> str:
+    found = shutil.which("chromedriver")
+    if not found:
+        raise ConfigError("no chromedriver is on the PATH; run: apt-get install chromium-driver")
+    return found
+
+
+def _allow(driver: Chrome, seconds: float) -> None:
+    """Give the next commands so many seconds each."""
+    cast("Any", driver.command_executor).client_config.timeout = seconds
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    from selenium.common.exceptions import WebDriverException
+    from urllib3.exceptions import HTTPError
+
+    return (WebDriverException, HTTPError, OSError)
+
+
+def _is_late(error: BaseException) -> bool:
+    from selenium.common.exceptions import TimeoutException
+    from urllib3.exceptions import TimeoutError as ConnectionTimeout
+
+    return isinstance(error, TimeoutException | ConnectionTimeout | TimeoutError)
+
+
+def _message(error: BaseException) -> str:
+    """What happened, without the driver's stack."""
+    return str(getattr(error, "msg", None) or error)

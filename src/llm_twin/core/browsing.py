@@ -1,0 +1,285 @@
+"""How a page is opened, waited for, scrolled and read in Chromium, the same under every engine.
+
+An engine (`adapters/playwright.py`, `adapters/selenium.py`) starts Chromium with `arguments`, supplies a `Tab`, and
+leaves the rest to `render`:
+
+    open ─> wait for what was named ─> wait until quiet ─> scroll, until nothing new comes ─> read without overlays
+
+A page is quiet when for a moment nothing in it grew and no request was under way. Every wait is bounded by the time
+the page was given; a page that never comes to rest is read as it stands then.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from llm_twin.core.errors import ConfigError, ItemError, SourceError
+from llm_twin.core.records import Rendered
+
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+"""What Chromium is called on a PATH, best first."""
+QUIET_S = 0.5
+"""So long nothing may happen before a page counts as built."""
+SCROLL_QUIET_S = 1.0
+"""The same after scrolling, where many pages wait a little before they ask for more."""
+LONG_REQUEST_S = 5.0
+"""A request that takes longer is a stream or a long poll, and no longer waited for."""
+MAX_ROUNDS = 50
+"""Times a page is scrolled to its end: some pages have none."""
+READ_S = 10.0
+"""Seconds that reading a finished page may take, beyond the time the page was given."""
+_LOOK_S = 0.1
+
+_MEDIA = ("mp4", "m4v", "webm", "mov", "mp3", "m4a", "ogg", "oga", "ogv", "wav", "flac", "m3u8", "mpd", "ts", "m4s")
+BLOCKED = tuple(f"*.{kind}{end}" for kind in _MEDIA for end in ("", "?*"))
+"""Addresses of media, as patterns for `Network.setBlockedURLs`; pictures and fonts are switched off by `arguments`."""
+
+_HAS = "selector => document.querySelector(selector) !== null"
+_SIZE = """() => {
+  const root = document.documentElement;
+  return root ? [document.getElementsByTagName('*').length, root.textContent.length, root.scrollHeight] : [0, 0, 0];
+}"""
+# Some pages scroll in a box instead of the window: it is around what stands in the middle of the screen.
+_SCROLL = """() => {
+  window.scrollTo(0, document.documentElement.scrollHeight);
+  let box = document.elementFromPoint(innerWidth / 2, innerHeight / 2);
+  for (; box; box = box.parentElement)
+    if (box.scrollHeight > box.clientHeight + 1) box.scrollTop = box.scrollHeight;
+}"""
+# What lies over a page (banners for cookies, newsletters, sign-in) is fixed to the screen or calls itself a dialog, and
+# is the smaller part of the text; an application that lives in one fixed box is the larger part, and stays.
+_READ = """maxBytes => {
+  const entry = performance.getEntriesByType('navigation')[0];
+  const status = entry ? entry.responseStatus : 0;
+  const size = element => element.textContent.trim().length;
+  if (document.body) {
+    const over = 'dialog, [role=dialog], [role=alertdialog], [aria-modal=true]';
+    const whole = size(document.body);
+    const found = [...document.body.querySelectorAll('*')].filter(
+      each => each.matches(over) || getComputedStyle(each).position === 'fixed');
+    found.filter(each => 2 * size(each) < whole).forEach(each => each.remove());
+  }
+  document.querySelectorAll('script:not([type*="ld+json"]), noscript').forEach(each => each.remove());
+  const html = document.documentElement ? document.documentElement.outerHTML : '';
+  return {status, html: new Blob([html]).size > maxBytes ? null : html};
+}"""
+
+
+class Tab(Protocol):
+    """One page in a browser. All methods raise `ItemError` when the page or the browser fails or takes too long."""
+
+    @property
+    def url(self) -> str:
+        """Where the page is now."""
+        ...
+
+    def open(self, url: str, *, timeout_s: float) -> None:
+        """Go to an address and wait until its document is parsed."""
+        ...
+
+    def run(self, function: str, *arguments: Any, timeout_s: float) -> Any:
+        """Call a JavaScript function in the page; its result as plain data."""
+        ...
+
+    def last_request(self) -> float | None:
+        """When the latest of the requests under way began (`time.monotonic`); None when nothing is loading."""
+        ...
+
+
+def render(
+    tab: Tab,
+    url: str,
+    *,
+    scroll: bool,
+    wait_for: str | None,
+    timeout_s: float,
+    max_bytes: int,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Rendered:
+    """The page at an address as a reader sees it after its scripts ran; see the port `Browser`."""
+    if not url.startswith(("http://", "https://")):
+        raise ItemError(
+            f"{url[:200]!r} is not opened in a browser: only http and https are; leave it out", skipped=True
+        )
+    visit = _Visit(tab, url, clock() + timeout_s, timeout_s, clock, sleep)
+    tab.open(url, timeout_s=timeout_s)
+    if not tab.url.startswith(("http://", "https://")):
+        raise ItemError(f"{url} shows no page in a browser, but a download or nothing; leave it out", skipped=True)
+    if wait_for:
+        visit.wait_for(wait_for)
+    visit.wait_until_quiet(QUIET_S)
+    if scroll:
+        visit.scroll()
+    found = tab.run(_READ, max_bytes, timeout_s=READ_S)
+    html, status = found["html"], found["status"]
+    # The page's own scripts could answer for the browser's functions, so nothing of it is taken for granted.
+    if not isinstance(html, str) or len(html.encode("utf-8", "surrogatepass")) > max_bytes:
+        raise ItemError(
+            f"{url} is larger than {max_bytes:,} bytes in a browser; leave it out, turn `scroll` off, or raise "
+            "fetch.max_bytes",
+            skipped=True,
+        )
+    return Rendered(f"<!DOCTYPE html>\n{html}", tab.url, status if isinstance(status, int) else 0)
+
+
+class _Visit:
+    """One page on its way to being read, and the time it has left."""
+
+    def __init__(
+        self,
+        tab: Tab,
+        url: str,
+        until: float,
+        timeout_s: float,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+    ) -> None:
+        self.tab, self.url, self.until, self.timeout_s = tab, url, until, timeout_s
+        self.clock, self.sleep = clock, sleep
+
+    def left(self) -> float:
+        return self.until - self.clock()
+
+    def run(self, function: str, *arguments: Any) -> Any:
+        # A page that was quick until now may hang from here on: it gets a moment at least.
+        return self.tab.run(function, *arguments, timeout_s=max(1.0, self.left()))
+
+    def wait_for(self, selector: str) -> None:
+        while not self.run(_HAS, selector):
+            if self.left() <= 0:
+                raise ItemError(
+                    f"{self.url} showed nothing that matches {selector!r} within {self.timeout_s:g} s; correct "
+                    "`wait_for`, or allow more with `timeout_s`"
+                )
+            self.sleep(_LOOK_S)
+
+    def wait_until_quiet(self, seconds: float) -> Any:
+        """Wait until nothing has happened for so long, or the time is up; returns the page's size."""
+        size, since = None, self.clock()
+        while self.left() > 0:
+            seen, now = self.run(_SIZE), self.clock()
+            if seen != size or self._is_loading(now):
+                size, since = seen, now
+            elif now - since >= seconds:
+                break
+            self.sleep(_LOOK_S)
+        return size
+
+    def scroll(self) -> None:
+        """Go to the end of the page again and again, until it does not grow any more."""
+        size = self.run(_SIZE)
+        for _ in range(MAX_ROUNDS):
+            if self.left() <= 0:
+                return
+            before = size
+            self.run(_SCROLL)
+            size = self.wait_until_quiet(SCROLL_QUIET_S)
+            if size == before:
+                return
+
+    def _is_loading(self, now: float) -> bool:
+        began = self.tab.last_request()
+        return began is not None and now - began < LONG_REQUEST_S
+
+
+# --- starting Chromium ----------------------------------------------------------------------------------------------
+
+
+def find_chromium(executable: str = "") -> str:
+    """The path of Chromium: the one named, else the first on the PATH. Raises `ConfigError` without one."""
+    if executable:
+        found = shutil.which(Path(executable).expanduser())
+        if not found:
+            raise ConfigError(f"browser.executable is {executable!r}, which is no program; correct the path")
+        return found
+    for name in CHROMIUM_NAMES:
+        if found := shutil.which(name):
+            return found
+    raise ConfigError(
+        f"no Chromium is on the PATH (looked for {', '.join(CHROMIUM_NAMES)}); run: apt-get install chromium, or name "
+        "its path in browser.executable"
+    )
+
+
+def arguments(*, proxy: str) -> list[str]:
+    """What Chromium is started with, whoever starts it.
+
+    All its connections go through `proxy` (`http://127.0.0.1:4567`), those to this machine too; it looks up no name
+    itself. It tells its makers nothing, asks for no updates, and shows no pictures.
+    """
+    return [
+        f"--proxy-server={proxy}",
+        "--proxy-bypass-list=<-loopback>",  # without it, loopback addresses bypass every proxy
+        "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+        "--disable-quic",
+        "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",
+        "--disable-background-networking",
+        "--disable-breakpad",
+        "--disable-client-side-phishing-detection",
+        "--disable-component-update",
+        "--disable-default-apps",
+        "--disable-domain-reliability",
+        "--disable-extensions",
+        "--disable-sync",
+        "--metrics-recording-only",
+        "--no-default-browser-check",
+        "--no-first-run",
+        "--no-pings",
+        "--mute-audio",
+        "--disable-remote-fonts",
+        "--blink-settings=imagesEnabled=false",
+        # Cookies of a profile are encrypted by this choice: it must be the same when the user signs in.
+        "--password-store=basic",
+        "--use-mock-keychain",
+        "--window-size=1280,1600",
+        *(["--no-sandbox"] if is_root() else []),
+    ]
+
+
+def is_root() -> bool:
+    """Whether this process is the superuser's, for whom Chromium's sandbox does not work."""
+    return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+# --- what may go wrong ----------------------------------------------------------------------------------------------
+
+_NET_ERROR = re.compile(r"ERR_[A-Z_]+")
+_IN_USE = re.compile(r"SingletonLock|ProcessSingleton|already in use|existing browser session", re.IGNORECASE)
+
+
+def not_started(executable: str, message: str, profile: Path | None) -> SourceError:
+    """Why Chromium did not start, from what the engine says."""
+    if profile and _IN_USE.search(message):
+        return SourceError(f"the browser profile {profile} is in use; close the browser that has it open and try again")
+    return SourceError(
+        f"{executable} could not be started: {_first_line(message)}; try it by hand: {executable} --version"
+    )
+
+
+def not_opened(url: str, message: str, timeout_s: float, *, late: bool) -> ItemError:
+    """Why a page did not open, from what the engine says."""
+    if late:
+        return ItemError(f"{url} took longer than {timeout_s:g} s in a browser; allow more with `timeout_s`")
+    found = _NET_ERROR.search(message)
+    if "Download is starting" in message or (found and found[0] == "ERR_ABORTED"):
+        return ItemError(f"{url} shows no page in a browser, but a download or nothing; leave it out", skipped=True)
+    why = found[0] if found else _first_line(message)
+    return ItemError(f"{url} does not open in a browser: {why}; check the address, or try again later")
+
+
+def broke_off(url: str, message: str, timeout_s: float, *, late: bool) -> ItemError:
+    """Why a page cannot be read any more, from what the engine says."""
+    if late:
+        return ItemError(f"{url} hangs: its scripts did not let go within {timeout_s:.0f} s; leave it out")
+    return ItemError(f"{url} broke off in the browser: {_first_line(message)}; try again later, or leave it out")
+
+
+def _first_line(message: str) -> str:
+    return message.strip().partition("\n")[0][:200] or "it said nothing"
