@@ -12,9 +12,9 @@ from llm_twin.inference.retrieve import Candidate
 # Chunks looked at: the answer is among the first few or nowhere.
 DEPTH = 5
 
-# Both signs weigh the same because a logistic regression gave them the same weight (`benchmarks/abstention.py` repeats
-# it); late interaction as a third sign added little. The threshold stands below the middle: to refuse what the author
-# did write about is worse than to quote what is near.
+# Both signs weigh the same: a regression fitted to them (`benchmarks/abstention.py`) tells covered questions from
+# uncovered ones no better, and late interaction as a third sign adds little. The threshold stands below the most
+# accurate one: to refuse what the author did write about is worse than to quote what is near.
 ENOUGH = 0.45
 
 
