@@ -259,3 +259,63 @@ def test_json_lines_of_any_system_can_be_loaded(tmp_path: Path) -> None:
     with Twin.init(tmp_path / "twin", addresses=["../export.jsonl"]) as twin:
         assert twin.sync().documents["added"] == 2
         assert {hit.document.title for hit in twin.search("bees")} == {"Title 1", "Title 2"}
+
+
+def test_forgetting_deletes_everywhere_and_stays_forgotten(twin: Twin, posts: Path) -> None:
+    twin.sync()
+    done = twin.forget("https://example.org/orms")
+    assert len(done.document_ids) == 1
+    assert set(done.left.values()) == {0}
+    assert all(hit.document.title != "On ORMs" for hit in twin.search("object-relational mappers", k=50))
+    again = twin.sync()
+    assert (again.documents["skipped"], again.documents["unchanged"]) == (1, 2)
+    (posts / "orms.md").write_text(POSTS["orms.md"] + "One more line.")
+    assert twin.sync().documents["skipped"] == 1
+    twin.close()
+    stored = b"".join(path.read_bytes() for path in twin.workspace.state.rglob("*") if path.is_file())
+    assert b"map rows to small records" not in stored
+    assert b"deep water twice a week" in stored
+
+
+def test_forgetting_a_source_deletes_it_and_the_next_sync_brings_it_back(twin: Twin) -> None:
+    twin.sync()
+    assert len(twin.forget("../posts").document_ids) == 3
+    assert twin.index.count() == 0
+    assert twin.sync().documents["added"] == 3
+
+
+def test_forgetting_what_was_never_there_says_so(twin: Twin) -> None:
+    twin.sync()
+    with pytest.raises(NotFound, match="nothing was collected of 'https://nowhere'"):
+        twin.forget("https://nowhere")
+
+
+def test_watching_indexes_a_local_change_and_survives_failures(twin: Twin, posts: Path) -> None:
+    steps = iter(
+        [
+            lambda: (posts / "new.md").write_text("# New\n\nSomething about bicycles and their brakes.\n"),
+            lambda: posts.rename(posts.with_name("away")),
+            lambda: posts.with_name("away").rename(posts),
+            lambda: (posts / "newer.md").write_text("# Newer\n\nSomething about kettles and their lids.\n"),
+        ]
+    )
+    syncs = twin.watch(every_s=3600, sleep=lambda _: next(steps)())
+    assert next(syncs).documents["added"] == 3
+    assert next(syncs).documents["added"] == 1
+    assert twin.search("bicycles")[0].document.title == "New"
+    back = next(syncs)
+    assert (back.documents["added"], back.documents["removed"], back.chunks) == (1, 0, 5)
+
+
+def test_a_cross_post_is_one_document_that_names_both_places(twin: Twin, posts: Path) -> None:
+    text = "A boat that points too high goes nowhere. " + " ".join(
+        f"Lesson {n} is about rope number {n}." for n in range(60)
+    )
+    for day, host in ((1, "blog.example.org"), (5, "mirror.example.org")):
+        url = f"https://{host}/sailing"
+        (posts / f"{host}.md").write_text(f"---\ntitle: Sailing\ndate: 2020-01-0{day}\nurl: {url}\n---\n\n{text}\n")
+    twin.sync()
+    found = {hit.document for hit in twin.search("points too high")[:3] if hit.document.title == "Sailing"}
+    assert [(document.url, document.also_at) for document in found] == [
+        ("https://blog.example.org/sailing", ("https://mirror.example.org/sailing",))
+    ]

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import TypeAdapter, ValidationError
 
 from llm_twin import catalog, settings
-from llm_twin.core.errors import ConfigError, NotFound, TwinError
+from llm_twin.core.errors import ConfigError, NotFound, StoreError, TwinError
 from llm_twin.core.pipeline import Dropped, LocalRunner
 from llm_twin.core.records import (
     Answer,
@@ -39,6 +39,9 @@ from llm_twin.core.records import (
     Run,
     Span,
     VoiceProfile,
+    embedding_key,
+    embedding_text,
+    fingerprint,
     to_json,
 )
 from llm_twin.workspace import Workspace
@@ -112,6 +115,15 @@ class Status:
         for item in self.items:
             table.setdefault(item.source, Counter())[item.outcome] += 1
         return {source: dict(counts) for source, counts in table.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What was deleted, and how much of it each store still holds: zero everywhere."""
+
+    document_ids: tuple[str, ...]
+    items: tuple[str, ...]
+    left: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +255,107 @@ class Twin:
                 **built.account.as_dict(),
             }
         return report
+
+    def watch(
+        self,
+        *,
+        every_s: float = 900.0,
+        poll_s: float = 2.0,
+        progress: ports.Progress | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> Iterator[SyncReport | TwinError]:
+        """Sync again and again, for ever: every source each `every_s` seconds, a local one within `poll_s` of a change.
+
+        Yields the report of each sync, or the error it ended in; the next one is tried all the same.
+        """
+        while True:
+            yield self._attempt((), progress)
+            due = time.monotonic() + every_s
+            seen = self._local_listings()
+            while time.monotonic() < due:
+                sleep(min(poll_s, max(0.0, due - time.monotonic())))
+                now = self._local_listings()
+                changed = [address for address, listing in now.items() if listing != seen.get(address)]
+                if changed:
+                    yield self._attempt(changed, progress)
+                    seen = self._local_listings()
+
+    def _attempt(self, addresses: Sequence[str], progress: ports.Progress | None) -> SyncReport | TwinError:
+        try:
+            return self.sync(addresses, progress=progress, wait_s=60.0)
+        except TwinError as error:
+            return error
+
+    def _local_listings(self) -> dict[str, str]:
+        """What every source on this machine lists now, as one fingerprint each; unreadable ones count as empty."""
+        listings = {}
+        for chosen in self.settings.sources:
+            if "://" in chosen.address:
+                continue
+            with suppress(TwinError):
+                listed = [(item.key, item.version) for item in self._source(chosen).list()]
+                listings[chosen.address] = fingerprint(listed)
+        return listings
+
+    def forget(self, target: str, *, wait_s: float = 0.0) -> Forgotten:
+        """Delete everything about a document (by id or URL), a source or an author, and check that nothing is left.
+
+        A document or an author stays forgotten: later syncs skip those items. A source comes back with the next sync
+        while it stands in the settings. Raises `NotFound` when nothing of that name was collected.
+        """
+        from llm_twin.collect import pipeline as collect
+        from llm_twin.features import pipeline as features
+
+        with self.workspace.writing(wait_s=wait_s), self.tracer.span("forget") as span, self._run("forget") as run:
+            documents = {document.id: document for document in self.warehouse.documents()}
+            items = [item for item in self.warehouse.items() if _is_meant(item, documents, target)]
+            gone = {item.document_id: documents[item.document_id] for item in items if item.document_id in documents}
+            if not items:
+                raise NotFound(
+                    f"nothing was collected of {target!r}; name a document's id or URL, a source or an author as "
+                    f"`twin status --json` shows them"
+                )
+            embedded = self._embedding_keys(gone)
+            by_source = all(item.source == target for item in items)
+            collect.forget(items, store=self.warehouse, now=datetime.now(UTC), for_good=not by_source)
+            # Anew, not edited: an engine may keep the bytes of deleted entries in its files.
+            features.build(self._features(_Quiet()), rebuild=True)
+            self._forget_elsewhere(gone)
+            left = {
+                "documents": len(self.warehouse.document_hashes().keys() & gone.keys()),
+                "features": len(self.warehouse.feature_fingerprints().keys() & gone.keys()),
+                "index": self.index.count(Filter(document_ids=tuple(gone))) if gone else 0,
+                "embeddings": len(self.warehouse.embedding_keys() & embedded),
+            }
+            if any(left.values()):
+                raise StoreError(f"forgetting {target!r} left something behind: {left}; run the command again")
+            span.set(documents=len(gone), items=len(items))
+            run["outputs"] = {"documents": len(gone), "items": len(items)}
+        return Forgotten(tuple(sorted(gone)), tuple(item.key for item in items), left)
+
+    def _embedding_keys(self, documents: Mapping[str, Document]) -> set[str]:
+        """Keys of embeddings that only chunks of these documents use."""
+        own: set[str] = set()
+        others: set[str] = set()
+        for made in self.warehouse.features():
+            keys = {embedding_key(self.embedder.name, embedding_text(chunk)) for chunk in made.chunks}
+            (own if made.document.id in documents else others).update(keys)
+        return own - others
+
+    def _forget_elsewhere(self, documents: Mapping[str, Document]) -> None:
+        """Take documents out of what other runs reported, and their pages out of the cache of fetched ones."""
+        for run in self.warehouse.runs(limit=1_000_000):
+            left_out = [drop for drop in run.outputs.get("left_out", ()) if not _names_any(drop, documents)]
+            dropped = [drop for drop in run.report.get("dropped", ()) if not _names_any(drop, documents)]
+            if len(left_out) < len(run.outputs.get("left_out", ())) or len(dropped) < len(
+                run.report.get("dropped", ())
+            ):
+                outputs = {**run.outputs, "left_out": left_out}
+                self.warehouse.save_run(replace(run, outputs=outputs, report={**run.report, "dropped": dropped}))
+        for document in documents.values():
+            for url in (document.url, *document.also_at):
+                if url and url.startswith("http"):
+                    self.fetcher.forget(url)
 
     @staticmethod
     def source_kinds() -> list[KindOfSource]:
@@ -665,6 +778,17 @@ class Twin:
 
 ENOUGH_BYTES = 1_000_000_000
 """Free disk below which `doctor` warns: a generation is copied before it is edited."""
+
+
+def _is_meant(item: ItemState, documents: Mapping[str, Document], target: str) -> bool:
+    """Whether an item is what a person names: by its source, its key, or its document's id, address or author."""
+    document = documents.get(item.document_id or "")
+    named = (document.id, document.url, document.author, *document.also_at) if document else ()
+    return target in (item.source, item.key, *named)
+
+
+def _names_any(drop: Mapping[str, str], documents: Mapping[str, Document]) -> bool:
+    return any(name == drop["item"] or name in drop["reason"] for name in documents)
 
 
 def _declared_options(kind: Any) -> dict[str, inspect.Parameter]:

@@ -19,7 +19,7 @@ from llm_twin.adapters.memory import MemoryWarehouse
 from llm_twin.collect.files import FilesSource
 from llm_twin.collect.pipeline import BATCH_DOCUMENTS, CollectReport, collect
 from llm_twin.collect.reading import Reading, document_from
-from llm_twin.core.errors import ItemError, SourceError, StoreError
+from llm_twin.core.errors import ItemError, PartialListing, SourceError, StoreError
 from llm_twin.core.records import Document, Item, ItemState, Redaction, fingerprint
 
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
@@ -97,6 +97,15 @@ def test_items_are_added_then_unchanged_then_updated_then_removed() -> None:
     assert outcomes(run(site, store)) == {"a": "unchanged"}
 
 
+def test_a_window_onto_the_latest_removes_nothing_and_is_no_problem() -> None:
+    store, end = MemoryWarehouse(), PartialListing("shows its latest items only")
+    run(Site({"a": "Apples.", "b": "Bread.", "end": end}), store)
+    report = run(Site({"b": "Bread!", "c": "Cakes.", "end": end}), store)
+    assert (outcomes(report), report.problem) == ({"b": "updated", "c": "added"}, None)
+    assert texts(store) == {"a": "Apples.", "b": "Bread!", "c": "Cakes."}
+    assert outcomes(run(Site({"c": "Cakes."}), store)) == {"c": "unchanged", "a": "removed", "b": "removed"}
+
+
 def test_an_unchanged_item_is_not_even_fetched() -> None:
     store, site = MemoryWarehouse(), Site({"a": "Apples.", "b": "Bread."})
     run(site, store)
@@ -146,6 +155,38 @@ def test_a_failed_fetch_keeps_the_document_there_was_and_is_tried_again() -> Non
     site.pages["a"] = "Apples."
     (state,) = run(site, store).states
     assert (state.outcome, state.tries) == ("unchanged", 0)
+
+
+class Missing(ItemError):
+    gone = True
+
+
+def test_a_page_that_is_gone_is_removed_only_when_it_is_gone_again_on_a_later_day() -> None:
+    store = MemoryWarehouse()
+    site = Site({"a": "text of a", "b": "text of b"}, versioned=False)
+    run(site, store)
+    site.pages["a"] = Missing("answers 404 Not Found")
+    for hours in (1, 5):
+        report = run(site, store, now=NOON + timedelta(hours=hours))
+        assert outcomes(report) == {"a": "failed", "b": "unchanged"}
+    assert len(store.document_hashes()) == 2
+    report = run(site, store, now=NOON + timedelta(days=1))
+    assert outcomes(report)["a"] == "removed"
+    assert "already on 2026-03-14" in report.states[0].reason
+    assert len(store.document_hashes()) == 1
+
+
+def test_a_page_that_comes_back_after_being_gone_is_kept() -> None:
+    store = MemoryWarehouse()
+    site = Site({"a": "text of a", "b": "text of b"}, versioned=False)
+    run(site, store)
+    site.pages["a"] = Missing("answers 404 Not Found")
+    run(site, store)
+    site.pages["a"] = "text of a"
+    assert outcomes(run(site, store, now=NOON + timedelta(days=1)))["a"] == "unchanged"
+    site.pages["a"] = Missing("answers 404 Not Found")
+    assert outcomes(run(site, store, now=NOON + timedelta(days=2)))["a"] == "failed"
+    assert len(store.document_hashes()) == 2
 
 
 def test_a_skipped_item_is_reported_again_without_a_second_look_until_it_changes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -186,6 +187,23 @@ def test_of_a_cross_post_the_earliest_published_stays():
     found = dedupe.documents([late, undated, early])
     assert found.kept == {"z-own"}
     assert found.dropped == {"a-medium": "z-own", "b-copy": "z-own"}
+
+
+def test_documents_that_name_the_same_address_are_one_however_much_their_texts_differ():
+    blog, copy, other = (
+        features("blog", essay(1), day=3),
+        features("copy", essay(2), day=9),
+        features("other", essay(3)),
+    )
+    at = "https://example.org/posts/one"
+    found = dedupe.documents(
+        [
+            replace(each, document=replace(each.document, url=at)) if each is not other else each
+            for each in (copy, blog, other)
+        ]
+    )
+    assert found.dropped == {"copy": "blog"}
+    assert found.kept == {"blog", "other"}
 
 
 def test_published_together_the_longest_stays_and_then_the_least_id():

@@ -23,6 +23,7 @@ COMMANDS = {
     "status": "llm_twin.cli.workspace:status",
     "doctor": "llm_twin.cli.workspace:doctor",
     "config": "llm_twin.cli.workspace:config",
+    "forget": "llm_twin.cli.sync:forget",
     "runs": "llm_twin.cli.traces:runs",
     "traces": "llm_twin.cli.traces:traces",
 }

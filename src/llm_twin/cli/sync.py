@@ -1,27 +1,58 @@
-"""`twin sync` and `twin sources`: collect and index what changed, and from where."""
+"""`twin sync`, `twin sources`, `twin forget`: collect and index what changed, from where, and delete it again."""
 
 from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
 
 import click
 
 from llm_twin.cli.opening import json_option, opened, print_json, seen_from
 from llm_twin.cli.progress import on_stderr
 
+if TYPE_CHECKING:
+    from llm_twin.twin import SyncReport
+
 
 @click.command()
 @click.argument("addresses", nargs=-1)
 @click.option("--rebuild", is_flag=True, help="Make the index anew from what is stored.")
+@click.option("--watch", is_flag=True, help="Go on syncing until interrupted; local changes are indexed in seconds.")
+@click.option("--every", "every", default="15m", show_default=True, help="With --watch: how often; 90s, 15m or 6h.")
 @click.option("--wait", "wait_s", type=float, default=0.0, metavar="SECONDS", help="Wait for another writer to finish.")
 @json_option
 @click.pass_context
-def sync(ctx: click.Context, addresses: tuple[str, ...], rebuild: bool, wait_s: float, as_json: bool) -> None:
+def sync(
+    ctx: click.Context,
+    addresses: tuple[str, ...],
+    rebuild: bool,
+    watch: bool,
+    every: str,
+    wait_s: float,
+    as_json: bool,
+) -> None:
     """Collect and index every source of twin.toml, or only ADDRESSES; only what changed is done again.
 
     Example: twin sync ./posts
     """
     twin = opened(ctx)
+    if watch:
+        if addresses or rebuild:
+            raise click.UsageError("--watch syncs every source of twin.toml; leave out addresses and --rebuild")
+        for result in twin.watch(every_s=_seconds(every), progress=on_stderr()):
+            _tell(result, as_json)
+        return
     wanted = seen_from(twin.workspace.root, addresses)
     report = twin.sync(wanted, rebuild=rebuild, wait_s=wait_s, progress=on_stderr())
+    _tell(report, as_json)
+    ctx.exit(5 if report.problems else 0)
+
+
+def _tell(report: SyncReport | Exception, as_json: bool) -> None:
+    """Counts on stdout; problems, reasons and what is left out on stderr."""
+    if isinstance(report, Exception):
+        click.echo(f"twin: {report}", err=True)
+        return
     if as_json:
         print_json(report.as_json())
     else:
@@ -36,7 +67,14 @@ def sync(ctx: click.Context, addresses: tuple[str, ...], rebuild: bool, wait_s: 
         click.echo(f"… and {len(notable) - SHOWN:,} more: twin status --items", err=True)
     if report.left_out:
         click.echo(f"{len(report.left_out):,} documents are left out of the index: twin status --items", err=True)
-    ctx.exit(5 if report.problems else 0)
+
+
+def _seconds(text: str) -> float:
+    """`90s`, `15m` or `6h` in seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if not match:
+        raise click.BadParameter(f"{text!r} is no span of time; write 90s, 15m or 6h", param_hint="--every")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 SHOWN = 10
@@ -61,3 +99,24 @@ def sources(as_json: bool) -> None:
         click.echo(f"{'':<10} {kind.meaning}")
         if kind.options:
             click.echo(f"{'':<10} options: {', '.join(kind.options)}")
+
+
+@click.command()
+@click.argument("target")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@click.pass_context
+def forget(ctx: click.Context, target: str, yes: bool, as_json: bool) -> None:
+    """Delete everything about a document (by id or URL), a source or an author, and prove that nothing is left.
+
+    Example: twin forget https://example.org/posts/orms
+    """
+    twin = opened(ctx)
+    if not yes:
+        click.confirm(f"Delete everything about {target!r}?", abort=True, err=True)
+    done = twin.forget(target)
+    if as_json:
+        print_json(done)
+        return
+    click.echo(f"forgot {len(done.document_ids):,} documents of {len(done.items):,} items")
+    click.echo("left: " + ", ".join(f"{count} in {store}" for store, count in done.left.items()))

@@ -24,8 +24,12 @@ from llm_twin.core.errors import ItemError, PartialListing, SourceError
 from llm_twin.core.ports import DocumentStore, Progress, Redactor, Source
 from llm_twin.core.records import Document, Item, ItemState, Redaction, fingerprint, to_json
 
-__all__ = ["CollectReport", "SourceContext", "collect"]
+__all__ = ["CollectReport", "SourceContext", "collect", "forget"]
 
+GONE = "gone"
+"""How the reason of an item begins whose address answers that there is nothing."""
+FORGOTTEN = "forgotten on request"
+"""The reason of an item that its author had deleted here; it is not collected again."""
 BATCH_DOCUMENTS = 32
 """Documents saved at once: what a kill may cost."""
 BATCH_STATES = 1000
@@ -87,6 +91,17 @@ def collect(
     return CollectReport(source.name, tuple(run.states.values()), run.redactions, problem)
 
 
+def forget(items: Sequence[ItemState], *, store: DocumentStore, now: datetime, for_good: bool) -> None:
+    """Delete items with their documents. With `for_good` later runs skip them, whatever their source then says."""
+    store.save([(replace(item, outcome="removed"), None) for item in items])
+    if for_good:
+        kept_out = [
+            ItemState(item.source, item.key, "skipped", reason=FORGOTTEN, version=item.version, seen_at=now)
+            for item in items
+        ]
+        store.save([(state, None) for state in kept_out])
+
+
 def _nothing(_: int) -> None:
     return None
 
@@ -140,7 +155,9 @@ class _Run:
 
     def _take(self, listed: Item | ItemState) -> None:
         known = self.known.get(listed.key)
-        if isinstance(listed, ItemState):
+        if known and known.reason == FORGOTTEN:
+            self._keep(known)
+        elif isinstance(listed, ItemState):
             self._end(listed, known)
         elif known and self._is_settled(listed, known):
             self._keep(replace(known, outcome="skipped" if known.outcome == "skipped" else "unchanged"))
@@ -158,6 +175,9 @@ class _Run:
         try:
             document = self._redact(item.key, self.source.fetch(item))
         except ItemError as error:
+            if error.gone:
+                self._end_gone(replace(state, outcome="failed", reason=f"{GONE}: {error.reason}"), known)
+                return
             self._end(replace(state, outcome="skipped" if error.skipped else "failed", reason=error.reason), known)
             return
         owner = self.owners.setdefault(document.id, (self.source.name, item.key))
@@ -187,6 +207,17 @@ class _Run:
             return
         self._let_go(known)
         self._keep(state)
+
+    def _end_gone(self, state: ItemState, known: ItemState | None) -> None:
+        """What answers 404 or 410 may be back in an hour; it is removed when it does so again on a later day."""
+        since = known.seen_at if known and known.reason.startswith(GONE) else None
+        if known is None or since is None or since.date() >= self.now().date():
+            self._end(state, known)
+            return
+        self.save()
+        self._keep(replace(known, outcome="removed", reason=f"{state.reason}; it was already on {since:%Y-%m-%d}"))
+        self.save()
+        self._disown(known)
 
     def remove_vanished(self) -> None:
         """Remove what was known and is not listed, and let doubles inherit the documents of those that went."""

@@ -61,8 +61,11 @@ class PartialListing(SourceError):
 class ItemError(SourceError):
     """One item cannot become a document.
 
-    `skipped` tells a decision (empty, binary, too large) from a failure (unreadable, broken).
+    `skipped` tells a decision (empty, binary, too large) from a failure (unreadable, broken); `gone` says that its
+    address answers that there is nothing.
     """
+
+    gone = False
 
     def __init__(self, reason: str, *, skipped: bool = False) -> None:
         super().__init__(reason)

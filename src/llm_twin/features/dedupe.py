@@ -243,17 +243,29 @@ def precedence(document: Document) -> tuple[datetime, int, str]:
 def documents(features: Sequence[DocumentFeatures], *, similarity: float = DOCUMENT_SIMILARITY) -> Deduplication:
     """Which documents stay when of each author's near-duplicates only the first by `precedence` does.
 
-    Signatures find candidates, texts decide. Documents of different authors are never duplicates of each other.
+    Documents that name the same address are one, collected from two platforms; of the others, signatures find
+    candidates and texts decide. Documents of different authors are never duplicates of each other.
     """
     ordered = sorted(features, key=lambda each: precedence(each.document))
+    first_at: dict[tuple[str, str], str] = {}
+    same: dict[str, str] = {}
+    for each in ordered:
+        document = each.document
+        leader = first_at.setdefault((document.author, document.url), document.id) if document.url else document.id
+        if leader != document.id:
+            same[document.id] = leader
+    ordered = [each for each in ordered if each.document.id not in same]
     texts = {each.document.id: each.document.text for each in ordered}
     exact = _Exact(texts)
-    return _merged(
+    found = _merged(
         near_duplicates(
             [(each.document.id, each.signatures[0]) for each in group], threshold=similarity, verify=exact.similarity
         )
         for group in _by_author(ordered)
     )
+    # The leader of an address may itself be a near-duplicate; then both follow the one that stays.
+    same = {name: found.dropped.get(leader, leader) for name, leader in same.items()}
+    return Deduplication(found.kept, {**found.dropped, **same}, {**found.similarity, **dict.fromkeys(same, 1.0)})
 
 
 def chunks(features: Sequence[DocumentFeatures], *, similarity: float = CHUNK_SIMILARITY) -> Deduplication:

@@ -13,7 +13,7 @@ comparison, a killed run is completed by the next one, and nothing is ever done 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from llm_twin.core.errors import StoreError
 from llm_twin.core.pipeline import Dropped, RunReport, Step
@@ -194,12 +194,15 @@ def _select(parts: Parts, account: RunReport) -> tuple[list[_Selected], list[Dro
     documents = dedupe.documents(kept, similarity=parts.duplicate_similarity)
     report = account.step("near_duplicate_documents")
     report.taken, report.given = len(kept), len(documents.kept)
+    also_at: dict[str, set[str]] = {}
     for name, leader in documents.dropped.items():
         title = features[leader].document.title
         drop = Dropped(name, f"near_duplicate of {title!r} ({leader})")
         left_out.append(drop)
         account.dropped.append(drop)
         report.dropped["near_duplicate"] += 1
+        copy = features[name].document
+        also_at.setdefault(leader, set()).update({copy.url or "", *copy.also_at} - {features[leader].document.url, ""})
 
     kept = [each for each in kept if each.document.id in documents.kept]
     chunks = dedupe.chunks(kept)
@@ -210,12 +213,18 @@ def _select(parts: Parts, account: RunReport) -> tuple[list[_Selected], list[Dro
 
     embedder = parts.embedder.name
     selected = [
-        _Selected(chunk, each.document.header, embedding_key(embedder, embedding_text(chunk)))
+        _Selected(chunk, header, embedding_key(embedder, embedding_text(chunk)))
         for each in kept
+        for header in [_with_places(each.document.header, also_at.get(each.document.id, set()))]
         for chunk in each.chunks
         if chunk.id in chunks.kept
     ]
     return selected, sorted(left_out, key=lambda drop: drop.item)
+
+
+def _with_places(header: DocumentHeader, also_at: set[str]) -> DocumentHeader:
+    """The header with every other address at which the same document was published."""
+    return replace(header, also_at=tuple(sorted({*header.also_at, *also_at}))) if also_at else header
 
 
 def _profile(parts: Parts) -> None:
