@@ -250,12 +250,14 @@ def parse_xml(content: bytes, url: str, headers: Mapping[str, str] | None = None
 
     # In a stream: feedparser takes bytes for the name of a file first. Scripts are left out when it becomes Markdown,
     # and its own cleaning would take the language of code with them.
+    kind = (headers or {}).get("content-type", "")
     found = feedparser.parse(
         io.BytesIO(content),
-        response_headers={"content-type": (headers or {}).get("content-type", ""), "content-location": url},
+        # Without a charset the type says nothing that helps: feedparser would hold text/xml to ASCII (RFC 3023).
+        response_headers={"content-type": kind if "charset" in kind else "application/xml", "content-location": url},
         sanitize_html=False,
     )
-    if not found.entries and not found.version:
+    if not found.entries and not found.get("version"):
         why = f": {found.bozo_exception}" if found.bozo else ""
         raise SourceError(f"{url} is no feed that can be read{why}; give the address of an RSS, Atom or JSON feed")
     about = found.feed
@@ -284,7 +286,7 @@ def _entry(found: Mapping[str, Any], feed: Mapping[str, Any], base: str) -> Entr
         published_at=_moment(found, "published") or _moment(found, "updated") or _moment(found, "created"),
         tags=tuple(str(each.get("label") or each["term"]) for each in found.get("tags", []) if each.get("term")),
         language=language_named(body.get("language") or feed.get("language")),
-        updated=str(found.get("updated") or ""),
+        updated=str(found["updated"] if "updated" in found else ""),  # noqa: SIM401 - `get` takes `published`
     )
 
 

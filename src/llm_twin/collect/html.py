@@ -22,6 +22,7 @@ from llm_twin.core.errors import ItemError
 # characters do not get through; these words do.
 _CODE = re.compile(r"twin0code0(\d+)\b.*?\btwin0end0\1\b", re.DOTALL)
 _QUOTE = "twin0quotation"
+_NOT_IN_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _LANGUAGE_CLASS = re.compile(r"(?:^|\s)(?:language|lang|highlight-source|brush:)[-\s]?([\w+#-]+)")
 
 _NOT_PEOPLE = {
@@ -99,7 +100,7 @@ def to_markdown(fragment: str, url: str | None = None) -> str:
 
     if "<" not in fragment and "&" not in fragment:
         return fragment.strip()
-    tree = lxml_html.fragment_fromstring(fragment.replace("\0", ""), create_parent="div")
+    tree = lxml_html.document_fromstring(f"<html><body>{_NOT_IN_XML.sub('', fragment)}</body></html>").find("body")
     if url:
         tree.make_links_absolute(url, resolve_base_href=False, handle_failures="ignore")
     etree.strip_elements(tree, "script", "style", "noscript", "template", "iframe", "form", with_tail=False)
@@ -295,10 +296,16 @@ def _restore(text: str, blocks: list[tuple[str, str]]) -> str:
         if line.startswith("|"):  # a table has no room for blocks
             out += f"`{' '.join(code.split())}`" + after
         elif line.startswith("> "):
-            out += "\n> ".join(fenced(code, language).split("\n")) + "\n" + after.lstrip(" ")
+            out += "\n> ".join(fenced(code, language).split("\n")) + _after(after)
         else:
-            out = out.rstrip(" ") + ("\n\n" if line.strip() else "") + fenced(code, language) + "\n" + after.lstrip(" ")
+            out = out.rstrip(" ") + ("\n\n" if line.strip() else "") + fenced(code, language) + _after(after)
     return re.sub(r"twin0(?:code|end)0\d+ ?", "", out)
+
+
+def _after(text: str) -> str:
+    """What follows a fence begins on a line of its own."""
+    text = text.lstrip(" ")
+    return text if text.startswith("\n") else f"\n{text}"
 
 
 def fenced(code: str, language: str = "") -> str:

@@ -23,16 +23,18 @@ FEW_WORDS = 25
 """A page of fewer words is empty, whatever its markup says."""
 LINKED_HEADINGS = 3
 """As many headings that lead elsewhere make a list of posts."""
+PARAGRAPH_WORDS = 15
+"""A paragraph of fewer words tells nothing about where the text of a page stands."""
 LINKED_SHARE = 0.6
 """A text of which more stands in links is a list of links."""
 
-_ARTICLES = {"Article", "BlogPosting", "NewsArticle", "TechArticle", "ScholarlyArticle", "Report", "LiveBlogPosting"}
-_LISTS = {"CollectionPage", "SearchResultsPage", "ItemList", "Blog", "ProfilePage"}
-_LIST_CLASSES = {"archive", "category", "tag", "search", "blog", "author", "tag-template", "author-template"}
-_ARTICLE_CLASSES = {"single", "single-post", "post-template", "postid", "page"}
+_ARTICLES = ("Article", "Posting", "Report")  # and what ends so: `TechArticle`, `BlogPosting`
+_LISTS = {"CollectionPage", "SearchResultsPage"}
+_LIST_CLASSES = {"archive", "search-results", "tag-template", "author-template"}  # of WordPress and Ghost
+_ARTICLE_CLASSES = {"single", "post-template", "page"}
 _ARCHIVE_PATH = re.compile(
-    r"/(?:(?:tags?|categor(?:y|ies)|authors?|labels?|kategorien?|schlagwort|search)(?:/[^/]+)?|archives?"
-    r"|(?:19|20)\d\d(?:/\d\d?(?:/\d\d?)?)?)?(?:/page/\d+)?/?"
+    r"(?:/(?:tags?|categor(?:y|ies)|authors?|labels?|kategorien?|schlagwort)(?:/[^/]+)?|/archives?|/page/\d+|"
+    r"^(?:/(?:blog|posts?|articles|archives?|news))?/(?:19|20)\d\d(?:/\d\d?(?:/\d\d?)?)?)(?:/page/\d+)?/?$"
 )
 _BOT_CHECK = re.compile(
     r"verify(?:ing)? (?:that )?you are (?:a )?human|checking (?:if the site connection is secure|your browser)|"
@@ -81,7 +83,7 @@ def _site(url: str) -> str:
 
 def is_archive_path(path: str) -> bool:
     """Whether a path is that of a list of posts in the usual blog engines: `/tag/go/`, `/2021/03/`, `/page/2`."""
-    return path not in ("", "/") and bool(_ARCHIVE_PATH.fullmatch(path))
+    return bool(_ARCHIVE_PATH.search(path))
 
 
 def links_in(tree: Any, base: str) -> Iterator[str]:
@@ -138,14 +140,15 @@ def is_article(tree: Any, text: str, url: str) -> bool:
     if is_archive_path(urlsplit(url).path):
         return False
     kinds = {str(kind) for about in structured_data(tree) for kind in _types(about)}
+    says_article = any(kind.endswith(_ARTICLES) for kind in kinds)
     classes = set((tree.xpath("string(//body/@class)")).split())
-    if kinds & _LISTS and not kinds & _ARTICLES:
+    if kinds & _LISTS and not says_article:
         return False
     if classes & _LIST_CLASSES and not classes & _ARTICLE_CLASSES:
         return False
     if _share_in_links(text) > LINKED_SHARE:
         return False
-    if kinds & _ARTICLES or tree.xpath("//meta[@property='article:published_time']"):
+    if says_article or tree.xpath("//meta[@property='article:published_time']"):
         return True
     return not _lists_posts(tree)
 
@@ -156,13 +159,20 @@ def _types(about: Any) -> list[Any]:
 
 
 def _lists_posts(tree: Any) -> bool:
-    """Several headings in the main part that are links, each beginning a post with words of its own."""
-    headings = tree.xpath(
-        "//*[self::h1 or self::h2 or self::h3][not(ancestor::nav or ancestor::aside or ancestor::footer or"
-        " ancestor::header[not(ancestor::article)])]"
-    )
-    linked = [each for each in headings if _is_linked(each)]
-    return len(linked) >= LINKED_HEADINGS and 2 * len(linked) > len(headings)
+    """Whether headings that lead elsewhere cut the text into many parts of which none is most of it.
+
+    An article may have such headings around it, but not between its paragraphs.
+    """
+    linked = 0
+    parts = [0]
+    for element in tree.iter("h1", "h2", "h3", "p"):
+        if element.tag != "p" and _is_linked(element):
+            linked += 1
+            parts.append(0)
+        elif element.tag == "p":
+            words = len("".join(element.itertext()).split())
+            parts[-1] += words if words >= PARAGRAPH_WORDS else 0
+    return linked >= LINKED_HEADINGS and max(parts) <= sum(parts) / 2
 
 
 def _is_linked(heading: Any) -> bool:

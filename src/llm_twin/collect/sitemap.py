@@ -19,6 +19,7 @@ MAX_DEPTH = 4
 """Indexes inside indexes; the protocol knows one level."""
 
 _USUAL = ("sitemap.xml", "sitemap_index.xml", "wp-sitemap.xml", "sitemap-index.xml", "sitemap.xml.gz")
+_BARE_AMPERSAND = re.compile(rb"&(?!#?\w{1,10};)")
 _ROBOTS_LINE = re.compile(r"^\s*sitemap\s*:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 
 
@@ -88,7 +89,7 @@ def parse(answer: Fetched) -> tuple[list[Page], list[str]]:
             raise ItemError(f"{answer.url} is no sitemap; correct the Sitemap line of robots.txt")
         return [Page(line) for line in lines], []
     parser = etree.XMLParser(recover=True, resolve_entities=False, no_network=True, remove_comments=True)
-    root = etree.fromstring(content, parser)
+    root = etree.fromstring(_BARE_AMPERSAND.sub(b"&amp;", content), parser)
     name = etree.QName(root).localname if root is not None else ""
     if name not in ("urlset", "sitemapindex"):
         raise ItemError(f"{answer.url} is no sitemap (its root is <{name}>); correct the Sitemap line of robots.txt")

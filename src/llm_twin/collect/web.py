@@ -22,7 +22,7 @@ from urllib.parse import urljoin, urlsplit
 import pathspec
 
 from llm_twin.collect import feed, sitemap
-from llm_twin.collect.fetch import FEEDS, JSON, PAGES, Fetched, Fetcher
+from llm_twin.collect.fetch import FEEDS, JSON, PAGES, Fetched, Fetcher, Gone
 from llm_twin.collect.html import parse_html
 from llm_twin.collect.page import canonical, is_archive_path, is_article, links_in, read_page, same_site
 from llm_twin.collect.reading import document_from, parse_date
@@ -248,7 +248,7 @@ class WebSource:
             except ItemError as error:
                 self._at_hand = (key, error)
                 yield Item(key)
-                if not error.skipped:
+                if not error.skipped and not isinstance(error, Gone):
                     unread.append(str(error))
                 continue
             for link in links_in(parse_html(page.text), page.url) if page.content_type in PAGES else ():
