@@ -19,6 +19,12 @@ from llm_twin.core.errors import ConfigError
 PARTS: Mapping[str, Mapping[str, str]] = {
     "source": {
         "github": "llm_twin.collect.github:GitHubSource",
+        "substack": "llm_twin.collect.substack:SubstackSource",
+        "medium": "llm_twin.collect.medium:MediumSource",
+        "linkedin": "llm_twin.collect.linkedin:LinkedInSource",
+        "x": "llm_twin.collect.x:XSource",
+        "telegram": "llm_twin.collect.telegram:TelegramSource",
+        "slack": "llm_twin.collect.slack:SlackSource",
         "feed": "llm_twin.collect.feed:FeedSource",
         "web": "llm_twin.collect.web:WebSource",
         "files": "llm_twin.collect.files:FilesSource",
