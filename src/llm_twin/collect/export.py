@@ -1,6 +1,7 @@
 """Exports: the archive of their own data that a platform hands its authors, as a zip or unpacked in a folder.
 
     list ─> read the archive's lists once, as streams ─> records on a shelf on disk ─> one item per document
+                 └─ damaged? nothing was said yet, so nothing is lost
     fetch ─> the records of that document ─> a reading
 
 A platform is a subclass of `ExportSource` that says which records make which document, and how they read. Nothing is
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from llm_twin.collect.reading import Reading, document_from
 from llm_twin.collect.sources import SourceContext
@@ -255,6 +256,7 @@ class Shelf:
         self._close = weakref.finalize(self, self._db.close)
         self._db.execute("pragma journal_mode = off")
         self._db.execute("create table record (key text, place integer, name text, data text)")
+        self._db.execute("create table left_out (key text, reason text, outcome text)")
         self._indexed = False
 
     def add(self, key: str, record: Mapping[str, Any], *, place: int = 0, name: str = "") -> None:
@@ -262,6 +264,10 @@ class Shelf:
         data = json.dumps(record, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
         self._db.execute("insert into record values (?, ?, ?, ?)", (key, place, name, data))
         self._indexed = False
+
+    def leave_out(self, key: str, reason: str, outcome: Literal["skipped", "failed"] = "skipped") -> None:
+        """Note that a record becomes no document, and why."""
+        self._db.execute("insert into left_out values (?, ?, ?)", (key, reason, outcome))
 
     def move(self, keys: Iterable[tuple[str, str]]) -> None:
         """Give the records of these names, in pairs with their new keys, to other documents."""
@@ -272,6 +278,10 @@ class Shelf:
         """Take a document away."""
         self._index()
         self._db.execute("delete from record where key = ?", (key,))
+
+    def left_out(self) -> Iterator[tuple[str, str, Outcome]]:
+        """Key, reason and outcome of every record that becomes no document, in the order in which they were noted."""
+        return iter(self._db.execute("select key, reason, outcome from left_out order by rowid"))
 
     def versions(self) -> Iterator[tuple[str, str]]:
         """Every document's key, in order, with a hash over its records."""
@@ -316,21 +326,22 @@ class ExportSource(ABC):
         self._opened: tuple[Export, Shelf] | None = None
 
     @abstractmethod
-    def gather(self, export: Export, shelf: Shelf) -> Iterator[ItemState]:
-        """Put every record that is to be collected on the shelf, and yield how the others end (`state`)."""
+    def gather(self, export: Export, shelf: Shelf) -> None:
+        """Put every record that is to be collected on the shelf, and note why the others are left out."""
 
     @abstractmethod
     def read(self, records: list[dict[str, Any]], export: Export) -> Reading:
         """What the records of one document say. Raises `ItemError` when they are no document."""
 
     def list(self) -> Iterator[Item | ItemState]:
-        """Every document of the export, and every record that is left out; see `Source.list`.
+        """Every record that is left out, then every document of the export; see `Source.list`.
 
         Raises `SourceError` when the export is not there, is damaged, or is none of this platform.
         """
-        export, shelf = self._begin()
-        yield from self.gather(export, shelf)
-        self._opened = export, shelf
+        self._close()
+        _, shelf = self._gathered()
+        for key, reason, outcome in shelf.left_out():
+            yield ItemState(self.name, key, outcome, reason)
         for key, version in shelf.versions():
             yield Item(key, f"{self._how}:{version}")
 
@@ -355,21 +366,12 @@ class ExportSource(ABC):
             fetched_at=self._now(),
         )
 
-    def state(self, key: str, reason: str, outcome: Outcome = "skipped") -> ItemState:
-        """How a record that becomes no document ends."""
-        return ItemState(self.name, key, outcome, reason)
-
     def _gathered(self) -> tuple[Export, Shelf]:
         if self._opened is None:
-            export, shelf = self._begin()
-            for _ in self.gather(export, shelf):
-                pass
+            export, shelf = Export(self._path, name=self.name), Shelf()
+            self.gather(export, shelf)
             self._opened = export, shelf
         return self._opened
-
-    def _begin(self) -> tuple[Export, Shelf]:
-        self._close()
-        return Export(self._path, name=self.name), Shelf()
 
     def _close(self) -> None:
         if self._opened is not None:

@@ -7,7 +7,6 @@ doubled twice; in comments they have backslashes. Since 2026 file names carry a 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -17,7 +16,6 @@ from llm_twin.collect.html import parse_html
 from llm_twin.collect.reading import Reading, parse_date
 from llm_twin.collect.sources import SourceContext
 from llm_twin.core.errors import ItemError
-from llm_twin.core.records import ItemState
 
 VISIBLE = ("MEMBER_NETWORK", "PUBLIC", "ANYONE", "LOGGED_IN", "LOGGED_IN_MEMBERS")
 """How exports of different years say that every member could see a post."""
@@ -66,7 +64,7 @@ class LinkedInSource(ExportSource):
         super().__init__(address, context, visibility=visibility, comments=comments)
         self.visibility, self.comments = visibility, comments
 
-    def gather(self, export: Export, shelf: Shelf) -> Iterator[ItemState]:
+    def gather(self, export: Export, shelf: Shelf) -> None:
         """Posts by link, articles by file, comments by link and date; see `ExportSource.gather`."""
         seen: set[str] = set()
         shares = export.find(r"Shares(?:_\d+)?\.csv")
@@ -76,36 +74,36 @@ class LinkedInSource(ExportSource):
             export.need(r"Shares\.csv", what="Shares.csv, Articles or Comments.csv of LinkedIn")
         for key, member in shares.items():
             for row in export.rows(member, columns=_SHARE_COLUMNS):
-                yield from self._share(key, row, shelf, seen)
+                self._share(key, row, shelf, seen)
         for key, member in articles.items():
             shelf.add(key, {"member": member, "version": export.version(member)})
         for key, member in comments.items() if self.comments else ():
             for row in export.rows(member, columns=_COMMENT_COLUMNS, mend=_without_backslashes):
-                yield from self._comment(key, row, shelf, seen)
+                self._comment(key, row, shelf, seen)
 
-    def _share(self, file: str, row: Row, shelf: Shelf, seen: set[str]) -> Iterator[ItemState]:
+    def _share(self, file: str, row: Row, shelf: Shelf, seen: set[str]) -> None:
         key = row["ShareLink"] or f"{file}:{row.line}"
         visibility = row["Visibility"]
         if not row.whole or not row["Date"]:
-            yield self.state(key, f"{file}: the record that ends in line {row.line} is damaged; mend it", "failed")
+            shelf.leave_out(key, f"{file}: the record that ends in line {row.line} is damaged; mend it", "failed")
         elif key in seen:
-            yield self.state(f"{key}#{row.line}", f"repeats the post of an earlier line of {file}")
+            shelf.leave_out(f"{key}#{row.line}", f"repeats the post of an earlier line of {file}")
         elif visibility and visibility not in self.visibility:
-            yield self.state(key, f"was shown to {visibility} only; add it to `visibility` to collect it")
+            shelf.leave_out(key, f"was shown to {visibility} only; add it to `visibility` to collect it")
         elif not row["ShareCommentary"]:
-            yield self.state(key, "shares what somebody else wrote, without words of its own")
+            shelf.leave_out(key, "shares what somebody else wrote, without words of its own")
         else:
             shelf.add(key, {"post": dict(row.cells)})
         seen.add(key)
 
-    def _comment(self, file: str, row: Row, shelf: Shelf, seen: set[str]) -> Iterator[ItemState]:
+    def _comment(self, file: str, row: Row, shelf: Shelf, seen: set[str]) -> None:
         key = f"comment:{row['Link'] or file}#{row['Date'] or row.line}"
         if not row.whole or not row["Date"]:
-            yield self.state(key, f"{file}: the record that ends in line {row.line} is damaged; mend it", "failed")
+            shelf.leave_out(key, f"{file}: the record that ends in line {row.line} is damaged; mend it", "failed")
         elif key in seen:
-            yield self.state(f"{key}:{row.line}", f"repeats the comment of an earlier line of {file}")
+            shelf.leave_out(f"{key}:{row.line}", f"repeats the comment of an earlier line of {file}")
         elif not row["Message"]:
-            yield self.state(key, "has no text; nothing to collect")
+            shelf.leave_out(key, "has no text; nothing to collect")
         else:
             shelf.add(key, {"comment": dict(row.cells)})
         seen.add(key)

@@ -73,11 +73,11 @@ class MediumExport(ExportSource):
         super().__init__(address, context, responses=responses)
         self.responses = responses
 
-    def gather(self, export: Export, shelf: Shelf) -> Iterator[ItemState]:
+    def gather(self, export: Export, shelf: Shelf) -> None:
         """Every file of a story; see `ExportSource.gather`."""
         for key, member in export.need(r"posts/[^/]+\.html", what="posts/*.html of Medium").items():
             if key.startswith("posts/draft_"):
-                yield self.state(key, "is a draft: it was not published")
+                shelf.leave_out(key, "is a draft: it was not published")
             else:
                 shelf.add(key, {"member": member, "version": export.version(member)})
 

@@ -18,7 +18,7 @@ from llm_twin.collect.messages import marked, message_record, place_of, read_mes
 from llm_twin.collect.reading import Reading
 from llm_twin.collect.sources import SourceContext
 from llm_twin.core.errors import SourceError
-from llm_twin.core.records import ItemState, Kind
+from llm_twin.core.records import Kind
 
 _DAYS = r"[^/]+/\d{4}-\d\d-\d\d\.json"
 _WRITTEN = {None, "me_message", "thread_broadcast", "file_share"}
@@ -57,7 +57,7 @@ class SlackSource(ExportSource):
         super().__init__(address, context, me=me, workspace=workspace, private=private)
         self.me, self.workspace, self.private = me, workspace, private
 
-    def gather(self, export: Export, shelf: Shelf) -> Iterator[ItemState]:
+    def gather(self, export: Export, shelf: Shelf) -> None:
         """Messages by channel and thread, number or day; see `ExportSource.gather`."""
         days = export.need(_DAYS, what="messages of Slack (channel/2026-03-14.json)")
         names, me = self._people(export)
@@ -75,7 +75,7 @@ class SlackSource(ExportSource):
                     continue
                 self._shelve(message, text, channel, channels.get(channel, ""), shelf)
         for (channel, why), count in sorted(left_out.items()):
-            yield self.state(f"{channel}: {why}", f"{count:,} messages in {channel} are left out: {why}")
+            shelf.leave_out(f"{channel}: {why}", f"{count:,} messages in {channel} are left out: {why}")
 
     def read(self, records: list[dict[str, Any]], export: Export) -> Reading:  # noqa: ARG002
         """The messages of a document; see `ExportSource.read`."""

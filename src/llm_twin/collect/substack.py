@@ -246,7 +246,7 @@ class SubstackExport(ExportSource):
         super().__init__(address, context, paid=paid, publication=site)
         self.paid, self._site = paid, site.rstrip("/")
 
-    def gather(self, export: Export, shelf: Shelf) -> Iterator[ItemState]:
+    def gather(self, export: Export, shelf: Shelf) -> None:
         """Every record of `posts.csv` with its page; see `ExportSource.gather`."""
         lists = export.need(r"posts\.csv", what="posts.csv of Substack")
         pages = export.find(r"posts/[^/]+\.html")
@@ -259,7 +259,7 @@ class SubstackExport(ExportSource):
                 if why:
                     damaged = not row.whole
                     state_key = f"{key}#{row.line}" if key in seen else key
-                    yield self.state(state_key, why, "failed" if damaged else "skipped")
+                    shelf.leave_out(state_key, why, "failed" if damaged else "skipped")
                 else:
                     assert page is not None  # noqa: S101 - the reason above
                     shelf.add(key, {"row": dict(row.cells), "member": page, "version": export.version(page)})

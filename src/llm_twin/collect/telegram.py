@@ -6,7 +6,7 @@ How messages become documents stands in `messages.py`; a post in a channel of th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from llm_twin.collect.messages import marked, message_record, place_of, read_mes
 from llm_twin.collect.reading import Reading, parse_date
 from llm_twin.collect.sources import SourceContext
 from llm_twin.core.errors import SourceError
-from llm_twin.core.records import ItemState, Kind
+from llm_twin.core.records import Kind
 
 _ONE = ("name", "type", "id", "messages.item")
 _ALL = ("personal_information.user_id", *(f"chats.list.item.{name}" for name in _ONE))
@@ -81,7 +81,7 @@ class TelegramSource(ExportSource):
         self._owner = ""
         self._others: Counter[str] = Counter()
 
-    def gather(self, export: Export, shelf: Shelf) -> Iterator[ItemState]:
+    def gather(self, export: Export, shelf: Shelf) -> None:
         """Messages by chat and number or day; see `ExportSource.gather`."""
         self._owner = ""
         self._others.clear()
@@ -91,7 +91,7 @@ class TelegramSource(ExportSource):
             for place, value in export.objects(member, *_ONE, *_ALL):
                 name = place.rpartition(".")[2]
                 if place.startswith("chats.") and name == "name":
-                    yield from self._left_out(chat)
+                    _leave_out(chat, shelf)
                     chat = _Chat(alone=False)
                 if name == "user_id":
                     self._owner = str(value)
@@ -99,7 +99,7 @@ class TelegramSource(ExportSource):
                     collected += self._message(chat, value, shelf)
                 else:
                     setattr(chat, name, str(value if value is not None else ""))
-            yield from self._left_out(chat)
+            _leave_out(chat, shelf)
         if not collected and self._others:
             seen = ", ".join(f"{sender!r}" for sender, _ in self._others.most_common(5))
             raise SourceError(
@@ -149,9 +149,11 @@ class TelegramSource(ExportSource):
         known = {sender.casefold(), sender.removeprefix("user"), name.casefold()} - {""}
         return (self.me or self._owner or self.author).casefold() in known
 
-    def _left_out(self, chat: _Chat) -> Iterator[ItemState]:
-        for why, count in sorted(chat.left_out.items()):
-            yield self.state(f"{chat.id}: {why}", f"{count:,} messages of {chat.name or chat.id} are left out: {why}")
+
+def _leave_out(chat: _Chat, shelf: Shelf) -> None:
+    for why, count in sorted(chat.left_out.items()):
+        reason = f"{count:,} messages of {chat.name or chat.id} are left out: {why}"
+        shelf.leave_out(f"{chat.id}: {why}", reason)
 
 
 def markdown(text: str | Sequence[str | Mapping[str, Any]]) -> str:

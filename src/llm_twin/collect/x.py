@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from llm_twin.collect.export import Export, ExportSource, Shelf, named_like, opening
 from llm_twin.collect.reading import Reading, parse_date
 from llm_twin.collect.sources import SourceContext
-from llm_twin.core.records import ItemState
 
 _POSTS = r"(?:data/)?tweets?(?:-part\d+)?\.js"
 _NOTES = r"(?:data/)?note-tweet(?:-part\d+)?\.js"
@@ -50,7 +49,7 @@ class XSource(ExportSource):
         super().__init__(address, context, replies=replies, handle=handle)
         self.replies, self.handle = replies, handle.removeprefix("@")
 
-    def gather(self, export: Export, shelf: Shelf) -> Iterator[ItemState]:
+    def gather(self, export: Export, shelf: Shelf) -> None:
         """Posts by the id of the post that began their thread; see `ExportSource.gather`."""
         files = export.need(_POSTS, what="data/tweets.js of X")
         user, handle = self._account(export)
@@ -62,11 +61,11 @@ class XSource(ExportSource):
                 post = entry.get("tweet", entry) if isinstance(entry, dict) else {}
                 key = str(post.get("id_str") or post.get("id") or "")
                 if not re.fullmatch(r"[0-9]{1,19}", key) or not isinstance(post.get("full_text"), str):
-                    yield self.state(f"{file}:{number}", "is no post that can be read; download it again", "failed")
+                    shelf.leave_out(f"{file}:{number}", "is no post that can be read; download it again", "failed")
                 elif key in parents:
-                    yield self.state(f"{key}:{number}", "repeats a post of the archive")
+                    shelf.leave_out(f"{key}:{number}", "repeats a post of the archive")
                 elif post["full_text"].startswith("RT @"):
-                    yield self.state(key, "passes on what somebody else wrote")
+                    shelf.leave_out(key, "passes on what somebody else wrote")
                 else:
                     parents[key], to = _answered(post)
                     if to and to != user:
@@ -82,7 +81,7 @@ class XSource(ExportSource):
         for key in sorted(replies):
             if not self.replies:
                 shelf.drop(key)
-                yield self.state(key, "replies to somebody else; set `replies = true` to collect it")
+                shelf.leave_out(key, "replies to somebody else; set `replies = true` to collect it")
 
     def read(self, records: list[dict[str, Any]], export: Export) -> Reading:  # noqa: ARG002
         """The posts of a thread, in order; see `ExportSource.read`."""
