@@ -85,7 +85,8 @@ class Git:
             about, _, path = line.partition("\t")
             mode, kind, blob, size = about.split()
             if kind == "blob":  # and no submodule
-                found.append(File(path, blob, int(size), is_link=mode == "120000"))
+                # A partial clone does not know the size of what it lacks; reading that will say so.
+                found.append(File(path, blob, int(size) if size.isdecimal() else 1, is_link=mode == "120000"))
         return found
 
     def content(self, file: File) -> bytes:

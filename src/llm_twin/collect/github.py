@@ -318,11 +318,15 @@ class GitHubSource:
 
     def _read_gist(self, gist: _Gist) -> Reading:
         content = self._api.elsewhere(gist.raw_url, max_bytes=self._choice.max_bytes)
-        reading = read_code(gist.name, content) if gist.is_code else read_prose(gist.name, content)
-        heading = None if gist.is_code else heading_of(reading.text)
+        if gist.is_code:
+            reading = read_code(gist.name, content)
+            title = f"{gist.name}: {gist.description}" if gist.description else gist.name
+        else:
+            reading = read_prose(gist.name, content)
+            title = reading.title or heading_of(reading.text) or gist.description or gist.name
         return replace(
             reading,
-            title=reading.title or heading or gist.description or gist.name,
+            title=title,
             published_at=reading.published_at or gist.created_at,
             kind=reading.kind or "article",
         )
@@ -541,16 +545,19 @@ class _Archives:
         return archive
 
     def clear(self) -> None:
-        """Delete the archive that is held, and forget failures."""
+        """Delete what was downloaded, and forget failures."""
         self._failed.clear()
-        if self._held and self._folder:
+        if self._held:
             self._held[1].close()
             self._held = None
-            (self._folder / "archive.zip").unlink(missing_ok=True)
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
 
     def _download(self, repository: Repository) -> Archive:
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="llm-twin-"))
+            # For what is fetched after the listing, or by a run that was broken off.
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         if self._held:
             self._held[1].close()
