@@ -37,8 +37,9 @@ class _Chat:
 
 
 class TelegramSource(ExportSource):
-    """The author's own messages: by `me`, a name or number as the export has it, else by the export's owner, else by
-    the author's name.
+    """The author's own messages in an export as JSON, told by `me`: a name or number as the export has it.
+
+    Without `me`, the owner of the export counts, and where it names none, the author's name.
 
     In an export of all chats, channels are collected when `channels` names them, and private chats and groups only with
     `private`. A chat that was exported by itself is collected whatever it is; the posts of a channel are its owner's.
