@@ -189,9 +189,10 @@ def _excerpt(text: str) -> str:
 
 
 def _place(found: Any) -> str:
-    """Title, date and address of a document or a citation."""
-    date = f" · {found.published_at:%Y-%m-%d}" if found.published_at else ""
-    return f"{found.title}{date}" + (f" · {found.url}" if found.url else "")
+    """Title, heading, date and address of a document or a citation."""
+    headings = [heading for heading in getattr(found, "heading_path", ()) if heading != found.title]
+    date = [f"{found.published_at:%Y-%m-%d}"] if found.published_at else []
+    return " · ".join([" › ".join([found.title, *headings]), *date, *([found.url] if found.url else [])])
 
 
 def _answer_json(answer: Answer) -> dict[str, Any]:

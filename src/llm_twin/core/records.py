@@ -304,6 +304,20 @@ class Passage:
     heading_path: tuple[str, ...] = ()
     chunk_ids: tuple[str, ...] = ()
 
+    def cite(self, start: int, end: int, *, number: int | None = None) -> Citation:
+        """A citation of `text[start:end]`, as `number` or under the passage's own."""
+        return Citation(
+            number=self.number if number is None else number,
+            document_id=self.document.id,
+            title=self.document.title,
+            quote=self.text[start:end],
+            start=self.start + start,
+            end=self.start + end,
+            url=self.document.url,
+            published_at=self.document.published_at,
+            heading_path=self.heading_path,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Citation:
@@ -317,6 +331,7 @@ class Citation:
     end: int
     url: str | None = None
     published_at: datetime | None = None
+    heading_path: tuple[str, ...] = ()
 
 
 # --- talking to a model ---------------------------------------------------------------------------------------------

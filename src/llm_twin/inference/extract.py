@@ -56,25 +56,11 @@ def extract(question: str, passages: Sequence[Passage], *, embedder: Embedder, s
     by_number = {passage.number: passage for passage in passages}
     return Extract(
         text=_written(quotes, numbers),
-        citations=tuple(cite(passage, start, end, number=numbers[passage.number]) for passage, start, end in quotes),
+        citations=tuple(passage.cite(start, end, number=numbers[passage.number]) for passage, start, end in quotes),
         passages=tuple(
             replace(passage, number=number)
             for number, passage in enumerate([*(by_number[old] for old in order), *rest], start=1)
         ),
-    )
-
-
-def cite(passage: Passage, start: int, end: int, *, number: int) -> Citation:
-    """The citation of `passage.text[start:end]`, with its offsets in the document."""
-    return Citation(
-        number=number,
-        document_id=passage.document.id,
-        title=passage.document.title,
-        quote=passage.text[start:end],
-        start=passage.start + start,
-        end=passage.start + end,
-        url=passage.document.url,
-        published_at=passage.document.published_at,
     )
 
 

@@ -98,7 +98,7 @@ def verify(text: str, passages: Sequence[Passage], *, embedder: Embedder) -> Ver
         supports = _supports(claim.text, vector, cited, embedder)
         held = {number: support for number, support in supports.items() if support.holds or not claim.says_something}
         for number, support in held.items():
-            citation = _citation(evidence[number].passage, support)
+            citation = evidence[number].passage.cite(support.start, support.end)
             citations.setdefault((number, citation.start, citation.end), citation)
         good |= {marker: set(held) for marker in claim.markers}
         if claim.says_something and not held:
@@ -398,19 +398,6 @@ def _negates(text: str) -> bool:
 def _share(wanted: Iterable[str], there: frozenset[str]) -> float:
     wanted = frozenset(wanted)
     return len(wanted & there) / len(wanted) if wanted else 0.0
-
-
-def _citation(passage: Passage, support: Support) -> Citation:
-    return Citation(
-        number=passage.number,
-        document_id=passage.document.id,
-        title=passage.document.title,
-        quote=passage.text[support.start : support.end],
-        start=passage.start + support.start,
-        end=passage.start + support.end,
-        url=passage.document.url,
-        published_at=passage.document.published_at,
-    )
 
 
 def _marked(
