@@ -252,6 +252,28 @@ def test_an_article_that_its_template_cut_into_pieces_is_whole(run: Run) -> None
     assert [f"Part {n}." in document.text for n in range(6)] == [True] * 6
 
 
+def test_boxes_go_and_an_article_in_a_container_of_such_a_name_stays(run: Run) -> None:
+    box = (
+        "<div class='newsletter-box'><p>Pick a letter from us.</p></div><p class='read-more'>Go <a href='/b'>on</a></p>"
+    )
+    pointer = "<p><strong>Read more:</strong> <a href='/c'>Stacks, explained</a></p>"
+    article = (
+        f"<div class='entry-content read-more'><p>One. {SENTENCE * 4}</p><p>Two. {SENTENCE * 4}</p>{box}{pointer}</div>"
+    )
+    menu = "".join(f"<div>Menu {n} with words</div>" for n in range(400))
+    run.site.pages["/why"] = f"<html><body><h1>Why</h1>{article}<nav>{menu}</nav></body></html>"
+    run.collect("/why", scope="page")
+    (document,) = run.store.documents()
+    assert document.text == f"One. {SENTENCE * 4}".strip() + "\n\n" + f"Two. {SENTENCE * 4}".strip()
+
+
+def test_a_list_of_the_authors_own_links_stays(run: Run) -> None:
+    run.site.pages["/why"] = page("Why", "<p>I like these:</p><ul><li><a href='/a'>Heaps</a></li><li>Tries</li></ul>")
+    run.collect("/why", scope="page")
+    (document,) = run.store.documents()
+    assert f"I like these:\n\n- [Heaps]({run.site.url}/a)\n- Tries" in document.text
+
+
 def test_what_is_not_there_passes_on_what_the_server_said(run: Run) -> None:
     (state,) = run.collect("/nothing", scope="page").states
     assert (state.outcome, "404" in state.reason) == ("failed", True)

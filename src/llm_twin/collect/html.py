@@ -137,15 +137,18 @@ def _is_person(name: str) -> bool:
 _BOX = re.compile(
     r"newsletter|event-?promo|pushdown|latest-(?:news|box)|read-?more|rollover|print-(?:header|footer|tools)|scrim|"
     r"modal|pop-?up|overlay|notification-bar|recirc|recommend|most-(?:read|popular|viewed)|trending|outbrain|taboola|"
-    r"cookie|consent|article-tools|subscri(?:be|ption)-|"
-    r"(?:^|[-_\s])(?:promos?|related|share|sharing|social)(?:$|[-_\s])|"
+    r"cookie|consent|article-tools|subscri(?:be|ption)-|sign-?up|see-also|(?:read|up)-next|advert|sponsored|breadcrumb|"
+    r"more-(?:stories|news|on|from|posts)|also-(?:like|read)|author-(?:bio|box|info)|about-(?:the-)?author|paywall|"
+    r"(?:entry|post|article|story)[-_]*(?:meta|tags?|nav(?:igation)?|share|pagination)(?:$|[-_\s])|"
+    r"(?:^|[-_\s])(?:promos?|related|share|sharing|social|byline|disqus|copyright)(?:$|[-_\s])|"
     r"(?:^|\s)(?:hide|hidden|visually-hidden|sr-only|screen-reader-text)(?:$|\s)",
     re.IGNORECASE,
 )
 _BOX_TAGS = (
     "div", "section", "aside", "ul", "ol", "p", "span", "a", "li", "header", "footer", "table", "form",
 )  # fmt: skip
-_BOX_SHARE = 0.2  # a box holds less of a page's text than that; themes give such names to whole pages, too
+# A box holds no more of a page's text, and of that in paragraphs: themes give such names to articles, too.
+_BOX_SHARE = 0.2
 _NO_DISPLAY = re.compile(r"display\s*:\s*none", re.IGNORECASE)
 _POINTER = re.compile(
     r"\W*(?:related(?: stories?| articles?| content| posts?)?|(?:read|see) (?:more|also|next|too|on)|also (?:on|read)\b"
@@ -161,10 +164,19 @@ def _take_out_boxes(tree: Any) -> None:
     """Take out scripts, and small elements that are forms, hidden, or call themselves newsletter, related and such."""
     for element in list(tree.iter("script", "style", "noscript", "template")):
         _take_out(element)
-    total = len(_squeezed(tree))
+    most, most_paragraphs = _BOX_SHARE * len(_squeezed(tree)), _BOX_SHARE * _paragraph_length(tree)
     for element in list(tree.iter(*_BOX_TAGS)):
-        if _is_box(element) and not element.xpath(".//h1 | .//pre") and len(_squeezed(element)) < _BOX_SHARE * total:
+        if (
+            _is_box(element)
+            and not element.xpath(".//h1 | .//pre")
+            and len(_squeezed(element)) <= most
+            and _paragraph_length(element) <= most_paragraphs
+        ):
             _take_out(element)
+
+
+def _paragraph_length(element: Any) -> int:
+    return sum(len(_squeezed(paragraph)) for paragraph in element.iter("p"))
 
 
 def _is_box(element: Any) -> bool:
@@ -245,7 +257,7 @@ def _letters(text: str) -> str:
 
 
 def _squeezed(element: Any) -> str:
-    return " ".join("".join(element.itertext()).split())
+    return " ".join(element.text_content().split())
 
 
 def _take_out(element: Any) -> None:

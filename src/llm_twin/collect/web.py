@@ -24,7 +24,7 @@ import pathspec
 from llm_twin.collect import feed, sitemap
 from llm_twin.collect.fetch import FEEDS, JSON, PAGES, Fetched, Fetcher, Gone
 from llm_twin.collect.html import parse_html
-from llm_twin.collect.page import canonical, is_archive_path, is_article, links_in, read_page, same_site
+from llm_twin.collect.page import canonical, is_archive_path, links_in, read_page, same_site
 from llm_twin.collect.reading import document_from, parse_date
 from llm_twin.collect.sources import SourceContext
 from llm_twin.core.errors import ConfigError, ItemError, SourceError
@@ -176,12 +176,12 @@ class WebSource:
         if urlsplit(page.url).path in ("", "/"):
             return False
         try:
-            text = read_page(page).text
+            read_page(page)
         except ItemError as error:
             if not error.skipped:
                 raise
             return False
-        return is_article(parse_html(page.text), text, page.url)
+        return True
 
     # --- a site -----------------------------------------------------------------------------------------------------
 
