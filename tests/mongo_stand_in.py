@@ -99,6 +99,8 @@ class StandIn:
                     raise Refused(59, f"no such command: '{name}'")
                 return {"ok": 1.0} | known(command)
             except Refused as error:
+                if name == "commitTransaction":
+                    self._do_aborttransaction(command)
                 return error.reply
 
     def _do_hello(self, _: dict[str, Any]) -> dict[str, Any]:
@@ -141,7 +143,8 @@ class StandIn:
         return self._cursor(command, list(found))
 
     def _cursor(self, command: dict[str, Any], rows: list[dict[str, Any]], size: int = _FIRST_BATCH) -> dict[str, Any]:
-        batch = list(itertools.takewhile(lambda _, room=_Room(): room.has(_), rows[:size])) or rows[:1]
+        sizes = itertools.accumulate(len(bson.encode(row)) for row in rows[:size])
+        batch = rows[: max(1, sum(1 for _ in itertools.takewhile(lambda size: size <= _BATCH_BYTES, sizes)))]
         number = next(self._numbers) if len(batch) < len(rows) else 0
         if number:
             self._cursors[number] = rows[len(batch) :]
@@ -182,10 +185,13 @@ class StandIn:
             if self._cut_at is not None and self.writes >= self._cut_at:
                 raise Refused(8, "the client was cut off")
             self.writes += 1
+            if (size := len(bson.encode(row))) > 16 * 2**20 + 16 * 2**10:
+                raise Refused(10334, f"BSONObj size: {size} is invalid. Size must be between 0 and 16793600(16MB)")
             try:
                 count, new = apply(row)
             except DuplicateKeyError as error:
-                return {"n": total, "writeErrors": [{"index": index, "code": 11000, "errmsg": str(error)[:200]}]}
+                problem = {"index": index, "code": 11000, "errmsg": str(error)}
+                return {"n": total, "nModified": total, "writeErrors": [problem]}
             total += count
             upserted += [] if new is None else [{"index": index, "_id": new}]
         return {"n": total, "nModified": total} | ({"upserted": upserted} if upserted else {})
@@ -231,17 +237,6 @@ def _replace(collection: mongomock.Collection, row: dict[str, Any]) -> tuple[int
         del collection._store[row["_id"]]
     collection.insert_one(row)
     return 1, None if there else row["_id"]
-
-
-class _Room:
-    """What still fits into one batch of a cursor."""
-
-    def __init__(self) -> None:
-        self.left = _BATCH_BYTES
-
-    def has(self, row: dict[str, Any]) -> bool:
-        self.left -= len(bson.encode(row))
-        return self.left >= 0
 
 
 # --- the wire protocol ----------------------------------------------------------------------------------------------

@@ -174,6 +174,7 @@ def _item_id(source: str, key: str) -> str:
 _URL_FORM = "write mongodb://user@host/database or mongodb+srv://user@host/database"
 _UNREACHABLE = "check that the server runs and can be reached, and that its URL is right"
 _ELECTING = "the server is starting, stopping or choosing a primary: try again in a moment"
+_TOO_LARGE = "a row holds 16 MiB at most: leave that item out of the source with `exclude`"
 
 _REMEDIES = {
     13: "give the user the role readWrite on this database",
@@ -182,6 +183,7 @@ _REMEDIES = {
     91: _ELECTING,
     189: _ELECTING,
     10107: _ELECTING,
+    10334: _TOO_LARGE,
     11600: _ELECTING,
     11602: _ELECTING,
     13435: _ELECTING,
@@ -209,16 +211,14 @@ def _told(error: PyMongoError) -> str:
 
 
 def _remedy(error: PyMongoError) -> str:
+    details = getattr(error, "details", None)
+    problems = details.get("writeErrors") or [details] if isinstance(details, Mapping) else [{}]
     if isinstance(error, DocumentTooLarge):
-        return "a row holds 16 MiB at most: leave that item out of the source with `exclude`"
-    code = error.code if isinstance(error, OperationFailure) else None
-    if isinstance(error, BulkWriteError):
-        code = next((problem.get("code") for problem in error.details.get("writeErrors", ())), code)
-    return _REMEDIES.get(code or 0, _UNREACHABLE if isinstance(error, ConnectionFailure) else _general(error))
-
-
-def _general(error: PyMongoError) -> str:
-    return _UNREACHABLE if isinstance(error, ConfigurationError) else "look into the server's log, then try again"
+        return _TOO_LARGE
+    unreachable = isinstance(error, ConnectionFailure | ConfigurationError)  # the latter for names DNS does not know
+    return _REMEDIES.get(
+        problems[0].get("code"), _UNREACHABLE if unreachable else "look into the server's log, then try again"
+    )
 
 
 class _Database:
@@ -253,16 +253,18 @@ class _Database:
     def _check_version(self) -> None:
         """Mark an empty database as ours, before anything else is made in it; leave everybody else's alone."""
         versions = self._database["schema_version"]
+        # In this order: what another process makes in this moment has its version before it has anything else.
+        others = sorted(each for each in self._database.list_collection_names() if not each.startswith("system."))
         row = versions.find_one({"_id": "warehouse"})
         stored = row.get("version") if row else None
         if stored is None:
-            others = sorted(n for n in self._database.list_collection_names() if not n.startswith("system."))
             if others:
                 raise StoreError(
                     f"{self.name} holds collections of another program ({', '.join(others[:3])}); "
                     "name an empty database"
                 )
-            versions.update_one({"_id": "warehouse"}, {"$setOnInsert": {"version": VERSION}}, upsert=True)
+            with suppress(DuplicateKeyError):  # another process made it in this moment
+                versions.update_one({"_id": "warehouse"}, {"$setOnInsert": {"version": VERSION}}, upsert=True)
         elif stored > VERSION:
             raise MigrationError(
                 f"the warehouse in {self.name} has version {stored}, this program reads up to {VERSION}; "
@@ -376,7 +378,8 @@ class _Turn:
             now = time.monotonic()
             if found != seen:
                 seen, seen_at = found, now
-            if (found["holder"] is None or now - seen_at > self._lease_s) and self._pass(found):
+            free = found["holder"] in (None, self._me) or now - seen_at > self._lease_s
+            if free and self._pass(found):
                 self._number = found["beat"] + 1
                 return
             if now - started > self._busy_timeout_s:
