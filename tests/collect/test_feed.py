@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from collect.site_server import Reply, Site, serve
 from llm_twin.adapters.memory import MemoryWarehouse
@@ -168,6 +171,15 @@ def test_plain_text_content_keeps_its_characters() -> None:
 def test_what_is_no_feed_says_so(content: str) -> None:
     with pytest.raises(SourceError, match="address of"):
         parse(answer(content, "text/html"))
+
+
+@given(st.text("<>/![]- rsschannelitemdescription=\"'&;\x0c{}:é", max_size=200))
+def test_no_feed_whatsoever_breaks_a_run(rest: str) -> None:
+    for text in (rest, f'<rss version="2.0"><channel><item><description>{rest}', f'{{"items": [{rest}'):
+        with suppress(SourceError):
+            for entry in parse(answer(text)).entries:
+                assert entry.key
+                reading_of(entry)
 
 
 def test_a_feed_cannot_name_files_of_this_machine(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,8 +16,8 @@ from hypothesis import strategies as st
 from collect.site_server import Reply, Site, serve
 from llm_twin import catalog
 from llm_twin.adapters.memory import MemoryWarehouse
-from llm_twin.collect.fetch import Fetcher, FetchPolicy
-from llm_twin.collect.page import canonical, is_archive_path
+from llm_twin.collect.fetch import Fetched, Fetcher, FetchPolicy
+from llm_twin.collect.page import canonical, is_archive_path, read_page
 from llm_twin.collect.pipeline import CollectReport, collect
 from llm_twin.collect.sources import SourceContext
 from llm_twin.collect.web import WebSource
@@ -279,6 +280,13 @@ def test_what_is_not_there_passes_on_what_the_server_said(run: Run) -> None:
     assert (state.outcome, "404" in state.reason) == ("failed", True)
 
 
+@given(st.text("<>/!-pdiv articletableblockquoteprecodescript=\"' &;\x0c\x00é", max_size=300))
+def test_no_page_whatsoever_breaks_a_run(html: str) -> None:
+    answer = Fetched("https://ann.example/x", 200, {}, html.encode(), "text/html", False, NOON)
+    with suppress(ItemError):
+        assert read_page(answer).text
+
+
 # --- a site with a sitemap ------------------------------------------------------------------------------------------
 
 
@@ -453,6 +461,16 @@ def test_a_site_with_neither_is_read_by_following_links(run: Run) -> None:
     again = run.collect()
     assert again.counts["unchanged"] == 5
     assert run.site.statuses()[200] == 0
+
+
+def test_odd_pages_on_the_way_end_by_themselves(run: Run) -> None:
+    run.site.pages["/"] = index("/a", "/empty", "/odd").replace("<main>", '<base href="http://[bad"><main>')
+    run.site.pages["/a"] = page("A")
+    run.site.pages["/empty"] = ""
+    run.site.pages["/odd"] = page("Odd", "<pre>\x0cx\x01</pre><a href='http://[bad'>x</a>")
+    report = run.collect()
+    assert report.problem is None
+    assert [run.outcomes(report)[path] for path in ("/a", "/empty", "/odd")] == ["added", "skipped", "added"]
 
 
 def test_a_page_that_cannot_be_read_on_the_way_removes_nothing(run: Run) -> None:

@@ -152,9 +152,8 @@ class FeedSource:
         entry = self._entries.get(item.key)
         if entry is None:
             raise ItemError("is not in the feed any more; collect again")
-        reading = self._from_page(entry) if self._wants_page(entry) else reading_of(entry)
         return document_from(
-            reading,
+            self._reading(entry),
             author=self._context.author,
             source=self.platform,
             locator=f"{self._address}#{entry.key}",
@@ -177,6 +176,14 @@ class FeedSource:
             if entry.key not in self._entries:
                 self._entries[entry.key] = entry
                 yield Item(entry.key, f"{self._how}:{fingerprint(entry)[:32]}")
+
+    def _reading(self, entry: Entry) -> Reading:
+        try:
+            return self._from_page(entry) if self._wants_page(entry) else reading_of(entry)
+        except ItemError:
+            raise
+        except Exception as error:  # a parser of somebody else met an entry nobody foresaw: it fails, no other
+            raise ItemError(f"could not be parsed: {type(error).__name__}: {error}; see what the feed holds") from error
 
     def _wants_page(self, entry: Entry) -> bool:
         if entry.url is None or self.full_text == "feed":
@@ -222,12 +229,15 @@ def reading_of(entry: Entry) -> Reading:
 
 
 def parse(answer: Fetched) -> Feed:
-    """The feed in an answer. Raises `SourceError` when it is none."""
-    return (
-        parse_json(answer.text, answer.url)
-        if _is_json(answer)
-        else parse_xml(answer.content, answer.url, answer.headers)
-    )
+    """The feed in an answer. Raises `SourceError` when it is none, or no parser survives it."""
+    try:
+        if _is_json(answer):
+            return parse_json(answer.text, answer.url)
+        return parse_xml(answer.content, answer.url, answer.headers)
+    except SourceError:
+        raise
+    except Exception as error:  # a parser of somebody else met a feed nobody foresaw
+        raise SourceError(f"{answer.url} could not be parsed: {type(error).__name__}: {error}; check it") from error
 
 
 def is_feed(answer: Fetched) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urldefrag, urljoin, urlsplit
@@ -91,11 +92,13 @@ def links_in(tree: Any, base: str) -> Iterator[str]:
     robots = " ".join(tree.xpath("//meta[translate(@name, 'ROBTS', 'robts')='robots']/@content")).lower()
     if "nofollow" in robots or "none" in re.split(r"[\s,]+", robots):
         return
-    root = (tree.xpath("//base/@href") or [""])[0]
+    for root in tree.xpath("//base/@href")[:1]:
+        with suppress(ItemError):
+            base = canonical(root, base)
     for link in tree.iter("a", "area"):
         if link.get("href") and "nofollow" not in link.get("rel", "").lower():
             try:
-                yield canonical(link.get("href"), urljoin(base, root))
+                yield canonical(link.get("href"), base)
             except ItemError:
                 continue  # `mailto:`, `javascript:` and broken links lead to no page
 
@@ -106,9 +109,18 @@ def links_in(tree: Any, base: str) -> Iterator[str]:
 def read_page(page: Fetched) -> Reading:
     """The article of a page.
 
-    Raises `ItemError`: failed for a bot check, which says nothing about the article behind it; skipped for a list, a
-    sign-in form, or a page without text.
+    Raises `ItemError`: failed for a bot check, which says nothing about the article behind it, and for a page that no
+    parser survives; skipped for a list, a sign-in form, or a page without text.
     """
+    try:
+        return _article(page)
+    except ItemError:
+        raise
+    except Exception as error:  # a parser of somebody else met a page nobody foresaw: this page fails, no other
+        raise ItemError(f"could not be parsed: {type(error).__name__}: {error}; leave it out with `exclude`") from error
+
+
+def _article(page: Fetched) -> Reading:
     if page.content_type not in PAGES:
         raise ItemError(f"is {page.content_type}, no web page; leave it out with `exclude`", skipped=True)
     tree = parse_html(page.text)

@@ -251,7 +251,7 @@ class WebSource:
                 if not error.skipped and not isinstance(error, Gone):
                     unread.append(str(error))
                 continue
-            for link in links_in(parse_html(page.text), page.url) if page.content_type in PAGES else ():
+            for link in _links(page):
                 same = link.rstrip("/")
                 if same not in seen and self._belongs(link, below) and not _ACTION.search(urlsplit(link).query):
                     if len(seen) == self.max_pages:
@@ -287,6 +287,14 @@ class WebSource:
             return None
         reason = "is a list of posts by its address; name it in `include` if it is an article"
         return ItemState(self.name, key, "skipped", reason)
+
+
+def _links(page: Fetched) -> Sequence[str]:
+    """The pages a page links to; none of what is no page."""
+    try:
+        return list(links_in(parse_html(page.text), page.url)) if page.content_type in PAGES else []
+    except ItemError:
+        return []
 
 
 def _announced_feed(page: Fetched) -> str | None:
