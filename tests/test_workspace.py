@@ -20,6 +20,19 @@ def test_a_new_workspace_reads_back_what_it_was_given(tmp_path: Path) -> None:
     assert [source.address for source in loaded.sources] == ["posts", "notes/*.md"]
 
 
+def test_a_name_in_any_script_is_written_as_it_is_read(tmp_path: Path) -> None:
+    name = "Zoë Şahin 李 🌊 \\ \x7f"
+    workspace = Workspace.create(tmp_path, author=name)
+    assert settings.load(workspace.settings_file, environment={}).values.author.name == name
+    assert "Zoë Şahin 李 🌊" in workspace.settings_file.read_text(encoding="utf-8")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(WorkspaceError, match=r"cannot write .*twin\.toml: .*; choose another folder with -C"):
+        Workspace.create(tmp_path / "file" / "twin")
+
+
 def test_an_existing_twin_toml_is_never_overwritten(tmp_path: Path) -> None:
     Workspace.create(tmp_path)
     with pytest.raises(WorkspaceError, match="exists already"):

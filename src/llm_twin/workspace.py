@@ -57,10 +57,14 @@ class Workspace:
         workspace = cls(root.expanduser().resolve())
         if workspace.settings_file.exists():
             raise WorkspaceError(f"{workspace.settings_file} exists already; edit it, or choose another folder with -C")
-        workspace.root.mkdir(parents=True, exist_ok=True)
-        workspace.settings_file.write_text(_template(author, addresses), encoding="utf-8")
-        workspace._checked()
-        return workspace
+        try:
+            workspace.root.mkdir(parents=True, exist_ok=True)
+            workspace.settings_file.write_text(_template(author, addresses), encoding="utf-8")
+        except OSError as error:
+            raise WorkspaceError(
+                f"cannot write {workspace.settings_file}: {error.strerror}; choose another folder with -C"
+            ) from error
+        return workspace._checked()
 
     def free_bytes(self) -> int:
         """Free disk space where the state lives."""
@@ -99,7 +103,10 @@ class Workspace:
             self.state.mkdir(exist_ok=True)
             if not marker.exists():
                 (self.state / ".gitignore").write_text("*\n")
-                marker.write_text(f"{LAYOUT}\n")
+                # Renamed into place: a marker that a killed process left empty would lock everybody out.
+                draft = self.state / f"layout.{os.getpid()}"
+                draft.write_text(f"{LAYOUT}\n")
+                draft.replace(marker)
             found = marker.read_text().strip()
         except OSError as error:
             raise WorkspaceError(f"cannot write to {self.state}: {error.strerror}; check its permissions") from error
@@ -119,12 +126,17 @@ def _describe(holder: Path) -> str:
         return "another process"
 
 
+def _toml_string(text: str) -> str:
+    """A JSON string is a TOML string while characters stand for themselves: TOML has no surrogate pairs."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def _template(author: str, addresses: Sequence[str]) -> str:
-    """The text of a new twin.toml. JSON strings are valid TOML strings."""
-    sources = [f"[[sources]]\naddress = {json.dumps(address)}\n" for address in addresses] or [
+    """The text of a new twin.toml."""
+    sources = [f"[[sources]]\naddress = {_toml_string(address)}\n" for address in addresses] or [
         '# [[sources]]\n# address = "posts"          # a folder, file or glob; relative to this file\n'
     ]
-    name = f"name = {json.dumps(author)}" if author else '# name = "…"                # whose twin this is'
+    name = f"name = {_toml_string(author)}" if author else '# name = "…"                # whose twin this is'
     return f"""\
 # Settings of this twin. `twin config show` lists every setting, its value and what it means.
 # An environment variable overrides a line here: [llm] model is TWIN_LLM_MODEL.
