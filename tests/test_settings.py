@@ -68,8 +68,30 @@ def test_lists_come_from_the_environment_separated_by_commas() -> None:
     assert [source.address for source in loaded.values.sources] == ["posts", "notes"]
 
 
-def test_passwords_in_urls_are_never_shown() -> None:
-    loaded = settings.load(None, environment={"TWIN_WAREHOUSE_URL": "postgresql://me:hunter2@db/twin"})
-    shown = {setting.key: setting.value for setting in loaded.explain()}
-    assert shown["warehouse.url"] == "postgresql://me:***@db/twin"
-    assert "hunter2" not in repr(loaded.values)
+def test_a_file_that_is_not_utf_8_is_a_mistake_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "twin.toml").write_bytes("[author]\nname = 'Zoë'\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"twin\.toml is not UTF-8: .*; save it in that encoding"):
+        settings.load(tmp_path / "twin.toml", environment={})
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:hunter2@db/twin", "postgresql://me:***@db/twin"),
+        ("mongodb://me:hunt@er2@db/twin", "mongodb://me:***@db/twin"),
+        ("mongodb://me:hu/nter2@db/twin", "mongodb://me:***@db/twin"),
+        ("redis://:hunter2@db", "redis://:***@db"),
+        ("postgresql://db:5432/twin?options=a@b", "postgresql://db:5432/twin?options=a@b"),
+    ],
+)
+def test_passwords_in_urls_are_never_shown(url: str, shown: str) -> None:
+    loaded = settings.load(None, environment={"TWIN_WAREHOUSE_URL": url, "TWIN_SOURCES": url})
+    values = {setting.key: setting.value for setting in loaded.explain()}
+    assert (values["warehouse.url"], values["sources"]) == (shown, [{"address": shown}])
+    assert "hunter2" not in repr(loaded.values.warehouse)
+
+
+def test_a_password_is_not_repeated_where_a_setting_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"warehouse\.url.*me:\*\*\*@db") as caught:
+        settings.load(_toml(tmp_path, "[warehouse]\nurl = ['mongodb://me:hunter2@db']\n"), environment={})
+    assert "hunter2" not in str(caught.value)

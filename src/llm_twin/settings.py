@@ -169,7 +169,7 @@ class LlmSettings(_Section):
     first_token_timeout_s: float = Field(default=60.0, gt=0)
     """Seconds until the first piece of a reply."""
     retries: int = Field(default=3, ge=0, le=10)
-    """Tries after a 429, a 5xx or a lost connection, with back-off."""
+    """Further tries after a 429, a 5xx or a lost connection, with back-off."""
 
 
 class TracesSettings(_Section):
@@ -226,7 +226,7 @@ class LoadedSettings:
         for section_name, section_field in Settings.model_fields.items():
             section = getattr(self.values, section_name)
             if not isinstance(section, BaseModel):
-                shown = [entry.model_dump(exclude_defaults=True) for entry in section]
+                shown = hide_password([entry.model_dump(exclude_defaults=True) for entry in section])
                 yield Setting(section_name, shown, self._origin(section_name), section_field.description or "")
                 continue
             for name, field in type(section).model_fields.items():
@@ -242,9 +242,9 @@ def load(
 ) -> LoadedSettings:
     """Read the layers and check them. `arguments` are dotted keys (`"llm.model"`); None values do not count.
 
-    Raises `ConfigError` for unreadable TOML, an unknown key or an ill-typed value.
+    Raises `ConfigError` for an unreadable file, an unknown key or an ill-typed value.
     """
-    text = path.read_text(encoding="utf-8") if path is not None else ""
+    text = _read(path) if path is not None else ""
     origins: dict[str, str] = {}
     tree: dict[str, Any] = {}
     for layer in (
@@ -261,9 +261,31 @@ def load(
         raise ConfigError(_explain(error, origins, text, path)) from None
 
 
+# What follows the colon is a port where digits alone stand before the path.
+_PASSWORD = re.compile(r"(://[^:/@\s]*):(?!\d+(?:[/?#]|$))\S*@")
+
+
 def hide_password(value: Any) -> Any:
-    """The value with the password of a URL replaced by stars."""
-    return re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:***@", value) if isinstance(value, str) else value
+    """The value with the passwords of URLs replaced by stars, also inside lists and tables.
+
+    A password ends at the last @, since who forgets to encode an @ or / of it must not read half of it in a log.
+    """
+    if isinstance(value, str):
+        return _PASSWORD.sub(r"\1:***@", value)
+    if isinstance(value, Mapping):
+        return {key: hide_password(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [hide_password(item) for item in value]
+    return value
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8: {error}; save it in that encoding and try again") from None
 
 
 def _from_toml(text: str, path: Path | None) -> Iterator[tuple[tuple[str, Any], str]]:
