@@ -456,7 +456,7 @@ def test_reading_tokens_or_hashes_does_not_read_vectors_or_texts(server, warehou
         ({"tokens", "token_count", "token_dim"}, None),
         ({"content_hash"}, "hashes"),
         ({"fingerprint"}, "fingerprints"),
-        ({"_id"}, "_id_"),
+        ({"_id"}, None),
     ]
 
 
