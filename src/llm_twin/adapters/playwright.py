@@ -89,7 +89,7 @@ class PlaywrightBrowser:
         for _ in range(2):
             context, thread = self._started()
             try:
-                return _Tab(thread.call(_new_page(context), START_S), thread)
+                return thread.call(_new_tab(context, thread), START_S)
             except (_errors(), TimeoutError):
                 self._end()
         raise SourceError(f"{self._executable} starts and opens no page; try it by hand, or name another executable")
@@ -139,16 +139,16 @@ class PlaywrightBrowser:
         thread.end()
 
 
-async def _new_page(context: BrowserContext) -> Page:
+async def _new_tab(context: BrowserContext, thread: _LoopThread) -> _Tab:
     page = await context.new_page()
     session = await context.new_cdp_session(page)
     await session.send("Network.enable")
     await session.send("Network.setBlockedURLs", {"urls": list(browsing.BLOCKED)})
-    return page
+    return _Tab(page, thread)
 
 
 class _Tab:
-    """A page as `browsing.render` needs it."""
+    """A page as `browsing.render` needs it; made on the loop's own thread, used from others."""
 
     def __init__(self, page: Page, thread: _LoopThread) -> None:
         self._page, self._thread = page, thread
@@ -156,10 +156,6 @@ class _Tab:
         page.on("request", self._begin)
         page.on("requestfinished", self._finish)
         page.on("requestfailed", self._finish)
-
-    @property
-    def url(self) -> str:
-        return str(self._page.url)
 
     def open(self, url: str, *, timeout_s: float) -> None:
         going = self._page.goto(url, wait_until="domcontentloaded", timeout=timeout_s * 1000)
@@ -179,7 +175,7 @@ class _Tab:
                 if _MOVED.search(str(error)) and time.monotonic() < until:
                     time.sleep(0.05)
                     continue
-                raise browsing.broke_off(self.url, str(error), timeout_s, late=_is_late(error)) from error
+                raise browsing.broke_off(self._page.url, str(error), timeout_s, late=_is_late(error)) from error
 
     def _begin(self, request: Request) -> None:
         self._began[request] = time.monotonic()

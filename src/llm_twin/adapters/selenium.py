@@ -12,6 +12,7 @@ import shutil
 import signal
 import threading
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -103,7 +104,10 @@ class SeleniumBrowser:
         options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
         options.page_load_strategy = "eager"
         options.unhandled_prompt_behavior = "dismiss"
-        options.ignore_local_proxy_environment_variables()
+        with warnings.catch_warnings():
+            # Deprecated (4.51) in favour of an argument that `Chrome` does not take. The driver is on this machine.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            options.ignore_local_proxy_environment_variables()
         driver = Chrome(options=options, service=Service(self._chromedriver))
         driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "deny"})
         return driver
@@ -128,6 +132,7 @@ class _Tab:
     def __init__(self, driver: Chrome) -> None:
         self._driver = driver
         self._began: dict[str, float] = {}
+        self._url = ""
         _allow(driver, START_S)
         self._first = driver.window_handles[0]
         driver.switch_to.window(self._first)
@@ -136,15 +141,8 @@ class _Tab:
         driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": list(browsing.BLOCKED)})
         self._events()
 
-    @property
-    def url(self) -> str:
-        _allow(self._driver, CLOSE_S)
-        try:
-            return str(self._driver.current_url)
-        except _errors() as error:
-            raise browsing.broke_off("a page", str(error), CLOSE_S, late=_is_late(error)) from error
-
     def open(self, url: str, *, timeout_s: float) -> None:
+        self._url = url
         _allow(self._driver, timeout_s + 1)
         try:
             self._driver.set_page_load_timeout(timeout_s)
@@ -158,7 +156,7 @@ class _Tab:
         try:
             return self._driver.execute_script(f"return ({function})(...arguments)", *arguments)
         except _errors() as error:
-            raise browsing.broke_off("the page", _message(error), timeout_s, late=_is_late(error)) from error
+            raise browsing.broke_off(self._url, _message(error), timeout_s, late=_is_late(error)) from error
 
     def last_request(self) -> float | None:
         for event in self._events():

@@ -35,22 +35,28 @@ MAX_ROUNDS = 50
 READ_S = 10.0
 """Seconds that reading a finished page may take, beyond the time the page was given."""
 _LOOK_S = 0.1
+_ARRIVE_S = 2.0
+_WEB = ("http://", "https://")
 
 _MEDIA = ("mp4", "m4v", "webm", "mov", "mp3", "m4a", "ogg", "oga", "ogv", "wav", "flac", "m3u8", "mpd", "ts", "m4s")
 BLOCKED = tuple(f"*.{kind}{end}" for kind in _MEDIA for end in ("", "?*"))
 """Addresses of media, as patterns for `Network.setBlockedURLs`; pictures and fonts are switched off by `arguments`."""
 
+# Of a page that did not open, what Chromium shows instead.
+_WHERE = "() => [location.href, location.protocol === 'chrome-error:' ? document.body.innerText : '']"
 _HAS = "selector => document.querySelector(selector) !== null"
 _SIZE = """() => {
   const root = document.documentElement;
   return root ? [document.getElementsByTagName('*').length, root.textContent.length, root.scrollHeight] : [0, 0, 0];
 }"""
-# Some pages scroll in a box instead of the window: it is around what stands in the middle of the screen.
+# Some pages scroll in a box instead of the window: the largest one that can be scrolled.
 _SCROLL = """() => {
   window.scrollTo(0, document.documentElement.scrollHeight);
-  let box = document.elementFromPoint(innerWidth / 2, innerHeight / 2);
-  for (; box; box = box.parentElement)
-    if (box.scrollHeight > box.clientHeight + 1) box.scrollTop = box.scrollHeight;
+  let box = null;
+  for (const each of document.querySelectorAll('body *'))
+    if (each.scrollHeight > each.clientHeight + 1 && /auto|scroll/.test(getComputedStyle(each).overflowY) &&
+        (!box || each.clientHeight * each.clientWidth > box.clientHeight * box.clientWidth)) box = each;
+  if (box) box.scrollTop = box.scrollHeight;
 }"""
 # What lies over a page (banners for cookies, newsletters, sign-in) is fixed to the screen or calls itself a dialog, and
 # is the smaller part of the text; an application that lives in one fixed box is the larger part, and stays.
@@ -67,17 +73,12 @@ _READ = """maxBytes => {
   }
   document.querySelectorAll('script:not([type*="ld+json"]), noscript').forEach(each => each.remove());
   const html = document.documentElement ? document.documentElement.outerHTML : '';
-  return {status, html: new Blob([html]).size > maxBytes ? null : html};
+  return {status, url: location.href, html: new Blob([html]).size > maxBytes ? null : html};
 }"""
 
 
 class Tab(Protocol):
     """One page in a browser. All methods raise `ItemError` when the page or the browser fails or takes too long."""
-
-    @property
-    def url(self) -> str:
-        """Where the page is now."""
-        ...
 
     def open(self, url: str, *, timeout_s: float) -> None:
         """Go to an address and wait until its document is parsed."""
@@ -104,21 +105,22 @@ def render(
     sleep: Callable[[float], None] = time.sleep,
 ) -> Rendered:
     """The page at an address as a reader sees it after its scripts ran; see the port `Browser`."""
-    if not url.startswith(("http://", "https://")):
+    if not url.startswith(_WEB):
         raise ItemError(
             f"{url[:200]!r} is not opened in a browser: only http and https are; leave it out", skipped=True
         )
     visit = _Visit(tab, url, clock() + timeout_s, timeout_s, clock, sleep)
     tab.open(url, timeout_s=timeout_s)
-    if not tab.url.startswith(("http://", "https://")):
-        raise ItemError(f"{url} shows no page in a browser, but a download or nothing; leave it out", skipped=True)
+    visit.arrive()
     if wait_for:
         visit.wait_for(wait_for)
     visit.wait_until_quiet(QUIET_S)
     if scroll:
         visit.scroll()
     found = tab.run(_READ, max_bytes, timeout_s=READ_S)
-    html, status = found["html"], found["status"]
+    html, status, at = found["html"], found["status"], str(found["url"])
+    if not at.startswith(_WEB):
+        raise _no_page(url)
     # The page's own scripts could answer for the browser's functions, so nothing of it is taken for granted.
     if not isinstance(html, str) or len(html.encode("utf-8", "surrogatepass")) > max_bytes:
         raise ItemError(
@@ -126,7 +128,7 @@ def render(
             "fetch.max_bytes",
             skipped=True,
         )
-    return Rendered(f"<!DOCTYPE html>\n{html}", tab.url, status if isinstance(status, int) else 0)
+    return Rendered(f"<!DOCTYPE html>\n{html}", at, status if isinstance(status, int) else 0)
 
 
 class _Visit:
@@ -150,6 +152,19 @@ class _Visit:
     def run(self, function: str, *arguments: Any) -> Any:
         # A page that was quick until now may hang from here on: it gets a moment at least.
         return self.tab.run(function, *arguments, timeout_s=max(1.0, self.left()))
+
+    def arrive(self) -> None:
+        """Make sure that there is a page: neither Chromium's own about an error, nor none because of a download."""
+        until = self.clock() + _ARRIVE_S
+        while True:
+            at, error = self.run(_WHERE)
+            if error:
+                raise not_opened(self.url, error, self.timeout_s, late=False)
+            if at.startswith(_WEB):
+                return
+            if self.clock() > until:
+                raise _no_page(self.url)
+            self.sleep(_LOOK_S)
 
     def wait_for(self, selector: str) -> None:
         while not self.run(_HAS, selector):
@@ -195,7 +210,7 @@ class _Visit:
 def find_chromium(executable: str = "") -> str:
     """The path of Chromium: the one named, else the first on the PATH. Raises `ConfigError` without one."""
     if executable:
-        found = shutil.which(Path(executable).expanduser())
+        found = shutil.which(str(Path(executable).expanduser()))
         if not found:
             raise ConfigError(f"browser.executable is {executable!r}, which is no program; correct the path")
         return found
@@ -206,6 +221,16 @@ def find_chromium(executable: str = "") -> str:
         f"no Chromium is on the PATH (looked for {', '.join(CHROMIUM_NAMES)}); run: apt-get install chromium, or name "
         "its path in browser.executable"
     )
+
+
+# Only the last such list counts, so it holds what Playwright switches off for itself as well; seen to call out
+# otherwise (Chromium 150): NetworkTimeServiceQuerying, OptimizationHints, PreconnectToSearch.
+_FEATURES_OFF = (
+    "AimEnabled", "AvoidCorsURLLoaderRestartOnRedirect", "AvoidUnnecessaryBeforeUnloadCheckSync",
+    "DestroyProfileOnBrowserClose", "HttpsFirstBalancedModeAutoEnable", "HttpsUpgrades", "LensOverlay", "MediaRouter",
+    "NetworkTimeServiceQuerying", "OptimizationHints", "PaintHolding", "PreconnectToSearch",
+    "ThirdPartyStoragePartitioning", "Translate",
+)  # fmt: skip
 
 
 def arguments(*, proxy: str) -> list[str]:
@@ -221,6 +246,12 @@ def arguments(*, proxy: str) -> list[str]:
         "--disable-quic",
         "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",
         "--disable-background-networking",
+        f"--disable-features={','.join(_FEATURES_OFF)}",
+        # Where Chromium would ask Google about accounts and messages: a port that it never connects to.
+        "--gaia-url=http://127.0.0.1:9",
+        "--gcm-checkin-url=http://127.0.0.1:9",
+        "--gcm-registration-url=http://127.0.0.1:9",
+        "--gcm-mcs-endpoint=127.0.0.1:9",
         "--disable-breakpad",
         "--disable-client-side-phishing-detection",
         "--disable-component-update",
@@ -256,7 +287,7 @@ _IN_USE = re.compile(r"SingletonLock|ProcessSingleton|already in use|existing br
 
 def not_started(executable: str, message: str, profile: Path | None) -> SourceError:
     """Why Chromium did not start, from what the engine says."""
-    if profile and _IN_USE.search(message):
+    if profile and (_IN_USE.search(message) or os.path.lexists(profile / "SingletonLock")):
         return SourceError(f"the browser profile {profile} is in use; close the browser that has it open and try again")
     return SourceError(
         f"{executable} could not be started: {_first_line(message)}; try it by hand: {executable} --version"
@@ -269,9 +300,13 @@ def not_opened(url: str, message: str, timeout_s: float, *, late: bool) -> ItemE
         return ItemError(f"{url} took longer than {timeout_s:g} s in a browser; allow more with `timeout_s`")
     found = _NET_ERROR.search(message)
     if "Download is starting" in message or (found and found[0] == "ERR_ABORTED"):
-        return ItemError(f"{url} shows no page in a browser, but a download or nothing; leave it out", skipped=True)
+        return _no_page(url)
     why = found[0] if found else _first_line(message)
     return ItemError(f"{url} does not open in a browser: {why}; check the address, or try again later")
+
+
+def _no_page(url: str) -> ItemError:
+    return ItemError(f"{url} shows no page in a browser, but a download or nothing; leave it out", skipped=True)
 
 
 def broke_off(url: str, message: str, timeout_s: float, *, late: bool) -> ItemError:
