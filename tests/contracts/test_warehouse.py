@@ -501,6 +501,14 @@ def test_a_voice_profile_comes_back_equal_and_is_replaced_by_author(warehouse):
     assert warehouse.profiles() == {"Ann O’Brien": profile, "Bob": other}
 
 
+def test_a_forgotten_profile_is_gone_and_the_others_stay(warehouse):
+    ann, bob = (VoiceProfile(author, 1, 10, {}, {}) for author in ("Ann O’Brien", "Bob"))
+    warehouse.save_profile(ann)
+    warehouse.save_profile(bob)
+    warehouse.forget_profiles({"Ann O’Brien", "Nobody"})
+    assert warehouse.profiles() == {"Bob": bob}
+
+
 # --- together -------------------------------------------------------------------------------------------------------
 
 

@@ -150,6 +150,12 @@ class MemoryWarehouse:
         with self._lock:
             return dict(self._profiles)
 
+    def forget_profiles(self, authors: Collection[str]) -> None:
+        """See `ProfileStore.forget_profiles`."""
+        with self._lock:
+            for author in authors:
+                self._profiles.pop(author, None)
+
     def close(self) -> None:
         """Nothing to release."""
 

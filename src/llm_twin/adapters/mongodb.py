@@ -669,6 +669,11 @@ class MongoWarehouse:
         found = [_record(VoiceProfile, row) for row in rows]
         return {profile.author: profile for profile in found}
 
+    def forget_profiles(self, authors: Collection[str]) -> None:
+        """See `ProfileStore.forget_profiles`."""
+        with self._database.translated():
+            self._database.call().remove("voice_profiles", authors)
+
     def close(self) -> None:
         """See `Warehouse.close`."""
         self._database.client.close()

@@ -658,6 +658,11 @@ class SqlWarehouse:
         with self._database.read() as connection:
             return {row.author: VoiceProfile(**row._mapping) for row in connection.execute(sa.select(_PROFILES))}
 
+    def forget_profiles(self, authors: Collection[str]) -> None:
+        """See `ProfileStore.forget_profiles`."""
+        with self._database.write() as connection:
+            _delete(connection, _PROFILES, {(author,) for author in authors})
+
     def close(self) -> None:
         """See `Warehouse.close`."""
         self._database.engine.dispose()

@@ -167,6 +167,10 @@ class ProfileStore(Protocol):
         """Every profile, by author."""
         ...
 
+    def forget_profiles(self, authors: Collection[str]) -> None:
+        """Delete the profiles of these authors; names that are not there do not matter."""
+        ...
+
 
 class Warehouse(DocumentStore, FeatureStore, EmbeddingStore, RunLog, ProfileStore, Protocol):
     """All durable records of a workspace in one database. Safe for several processes at once."""

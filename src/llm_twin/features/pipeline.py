@@ -107,9 +107,8 @@ def build(parts: Parts, *, rebuild: bool = False) -> FeaturesReport:
         with parts.progress.step("embed", len(texts.keys() - parts.warehouse.embedding_keys())) as done:
             embedded = embed_missing(texts, store=parts.warehouse, embedder=parts.embedder, done=done)
         span.set(chunks=embedded)
-    if processed or rebuild:
-        with parts.tracer.span("features.profile"):
-            _profile(parts)
+    with parts.tracer.span("features.profile"):
+        _profile(parts)
     with parts.tracer.span("features.publish") as span:
         info = _publish(parts, selected, live=live, state=state)
         span.set(chunks=info.count, generation=info.generation)
@@ -228,13 +227,14 @@ def _with_places(header: DocumentHeader, also_at: set[str]) -> DocumentHeader:
 
 
 def _profile(parts: Parts) -> None:
-    """Measure the voice of every author from what is kept of their writing."""
+    """Measure the voice of every author from what is kept of their writing; without any left, no profile stays."""
     by_author: dict[str, list[Document]] = {}
     for features in parts.warehouse.features():
         if features.dropped is None:
             by_author.setdefault(features.document.author, []).append(features.document)
     for author, documents in by_author.items():
         parts.warehouse.save_profile(voice_profile(author, documents))
+    parts.warehouse.forget_profiles(parts.warehouse.profiles().keys() - by_author.keys())
 
 
 def _publish(parts: Parts, selected: list[_Selected], *, live: IndexInfo | None, state: str) -> IndexInfo:
