@@ -14,7 +14,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -186,10 +186,11 @@ class Twin:
         return cls(found, settings.load(found.settings_file, arguments=arguments))
 
     def close(self) -> None:
-        """Release what was opened."""
-        for part in ("fetcher", "warehouse", "trace_store"):
-            if part in self.__dict__:
-                self.__dict__.pop(part).close()
+        """Release what was opened, all of it even where one part fails to close."""
+        with ExitStack() as stack:
+            for part in ("trace_store", "warehouse", "fetcher"):  # a stack closes the last one first
+                if part in self.__dict__:
+                    stack.callback(self.__dict__.pop(part).close)
 
     def __enter__(self) -> Twin:
         return self
@@ -269,16 +270,17 @@ class Twin:
         Yields the report of each sync, or the error it ended in; the next one is tried all the same.
         """
         while True:
+            # Listed before each sync, never after: what changes while one runs is seen at the next poll.
+            seen = self._local_listings()
             yield self._attempt((), progress)
             due = time.monotonic() + every_s
-            seen = self._local_listings()
             while time.monotonic() < due:
                 sleep(min(poll_s, max(0.0, due - time.monotonic())))
                 now = self._local_listings()
                 changed = [address for address, listing in now.items() if listing != seen.get(address)]
                 if changed:
                     yield self._attempt(changed, progress)
-                    seen = self._local_listings()
+                    seen |= now
 
     def _attempt(self, addresses: Sequence[str], progress: ports.Progress | None) -> SyncReport | TwinError:
         try:
@@ -287,7 +289,7 @@ class Twin:
             return error
 
     def _local_listings(self) -> dict[str, str]:
-        """What every source on this machine lists now, as one fingerprint each; unreadable ones count as empty."""
+        """What every source on this machine lists now, as one fingerprint each; unreadable ones are left out."""
         listings = {}
         for chosen in self.settings.sources:
             if "://" in chosen.address:
@@ -308,8 +310,16 @@ class Twin:
 
         with self.workspace.writing(wait_s=wait_s), self.tracer.span("forget") as span, self._run("forget") as run:
             documents = {document.id: document for document in self.warehouse.documents()}
-            items = [item for item in self.warehouse.items() if _is_meant(item, documents, target)]
-            gone = {item.document_id: documents[item.document_id] for item in items if item.document_id in documents}
+            items: list[ItemState] = []
+            others: list[ItemState] = []
+            for item in self.warehouse.items():
+                (items if _is_meant(item, documents, target) else others).append(item)
+            # What another source lists as well stays its document.
+            ids = {item.document_id for item in items} - {item.document_id for item in others}
+            gone = {name: document for name, document in documents.items() if name in ids}
+            authors = {each.author for each in gone.values()}.difference(
+                each.author for name, each in documents.items() if name not in gone
+            )
             if not items:
                 raise NotFound(
                     f"nothing was collected of {target!r}; name a document's id or URL, a source or an author as "
@@ -326,6 +336,7 @@ class Twin:
                 "features": len(self.warehouse.feature_fingerprints().keys() & gone.keys()),
                 "index": self.index.count(Filter(document_ids=tuple(gone))) if gone else 0,
                 "embeddings": len(self.warehouse.embedding_keys() & embedded),
+                "profiles": len(self.warehouse.profiles().keys() & authors),
             }
             if any(left.values()):
                 raise StoreError(f"forgetting {target!r} left something behind: {left}; run the command again")
@@ -577,7 +588,7 @@ class Twin:
         build = catalog.part("reranker", chosen.reranker)
         if chosen.reranker == "maxsim":
             return cast("ports.Reranker", build(self.embedder, self.warehouse))
-        return cast("ports.Reranker", build(weights=chosen.reranker_weights, cache_dir=_cache_dir()))
+        return cast("ports.Reranker", build(weights=chosen.reranker_weights))
 
     @cached_property
     def model(self) -> ports.LanguageModel | None:
@@ -588,7 +599,7 @@ class Twin:
         return cast(
             "ports.LanguageModel",
             catalog.part("language_model", "openai")(
-                base_url=chosen.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1",
+                base_url=chosen.base_url,
                 model=chosen.model,
                 api_key=os.environ.get(chosen.api_key_env),
                 api_key_env=chosen.api_key_env,
@@ -709,8 +720,8 @@ class Twin:
         try:
             yield result
         except BaseException as error:
-            failed = replace(run, status="failed", finished_at=datetime.now(UTC), report={"error": str(error)})
-            self.warehouse.save_run(failed)
+            report = {"error": str(error) or type(error).__name__}
+            self.warehouse.save_run(replace(run, status="failed", finished_at=datetime.now(UTC), report=report))
             raise
         del result["id"]
         self.warehouse.save_run(replace(run, status="done", finished_at=datetime.now(UTC), **result))
