@@ -9,11 +9,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llm_twin import Twin
 from llm_twin.core.errors import ConfigError, IndexMismatch, ModelMissing, NotFound
+from llm_twin.twin import SyncReport
 
 POSTS = {
     "orms.md": """---
@@ -230,7 +232,7 @@ def test_a_failed_run_is_recorded_and_the_next_one_recovers(twin: Twin, monkeypa
         with pytest.raises(ModelMissing, match="/nowhere"):
             broken.sync()
         assert broken.runs()[0].status == "failed"
-    assert twin.sync().documents["unchanged"] + twin.sync().documents["unchanged"] > 0
+    assert twin.sync().documents["unchanged"] == 3
     assert twin.ask("What do I think of ORMs?").mode == "extractive"
 
 
@@ -284,6 +286,31 @@ def test_forgetting_a_source_deletes_it_and_the_next_sync_brings_it_back(twin: T
     assert twin.sync().documents["added"] == 3
 
 
+def test_forgetting_an_author_forgets_how_they_write(twin: Twin, posts: Path) -> None:
+    (posts / "guest.md").write_text(
+        "---\nauthor: Gil Guest\n---\n# Ropes\n\nTo be fair, a wet rope is twice as heavy.\n"
+    )
+    twin.sync()
+    assert twin.warehouse.profiles().keys() == {"Test Author", "Gil Guest"}
+    assert set(twin.forget("Gil Guest").left.values()) == {0}
+    assert twin.warehouse.profiles().keys() == {"Test Author"}
+
+
+def test_a_removed_document_no_longer_counts_in_the_voice(twin: Twin, posts: Path) -> None:
+    twin.sync()
+    (posts / "orms.md").unlink()
+    twin.sync()
+    assert twin.warehouse.profiles()["Test Author"].documents == 2
+
+
+def test_forgetting_a_source_keeps_what_another_source_lists_as_well(tmp_path: Path, posts: Path) -> None:
+    with Twin.init(tmp_path / "both", addresses=["../posts", "../posts/*.md"]) as twin:
+        twin.sync()
+        assert len(twin.forget("../posts").document_ids) == 1
+        assert len(twin.warehouse.document_hashes()) == 2
+        assert twin.search("object-relational mappers")[0].document.title == "On ORMs"
+
+
 def test_forgetting_what_was_never_there_says_so(twin: Twin) -> None:
     twin.sync()
     with pytest.raises(NotFound, match="nothing was collected of 'https://nowhere'"):
@@ -305,6 +332,32 @@ def test_watching_indexes_a_local_change_and_survives_failures(twin: Twin, posts
     assert twin.search("bicycles")[0].document.title == "New"
     back = next(syncs)
     assert (back.documents["added"], back.documents["removed"], back.chunks) == (1, 0, 5)
+
+
+def test_watching_sees_what_changed_while_a_sync_was_running(
+    twin: Twin, posts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = twin.sync
+
+    def sync_and_write(*args: Any, **options: Any) -> SyncReport:
+        report = sync(*args, **options)
+        (posts / "late.md").write_text("# Late\n\nSomething about lanterns, written while the sync was running.\n")
+        return report
+
+    monkeypatch.setattr(twin, "sync", sync_and_write)
+    syncs = twin.watch(every_s=3600, sleep=lambda _: None)
+    assert next(syncs).documents["added"] == 3
+    assert next(syncs).documents["added"] == 1
+
+
+def test_the_cross_encoder_is_chosen_by_name_and_asks_for_its_weights(twin: Twin) -> None:
+    twin.sync()
+    chosen = {"search.reranker": "cross_encoder", "search.reranker_weights": "/nowhere"}
+    with (
+        Twin.open(twin.workspace.root, arguments=chosen) as other,
+        pytest.raises(ModelMissing, match="no folder /nowhere"),
+    ):
+        other.search("tomatoes")
 
 
 def test_a_cross_post_is_one_document_that_names_both_places(twin: Twin, posts: Path) -> None:
