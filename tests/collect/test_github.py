@@ -58,6 +58,9 @@ class Clock:
         self.time = NOON
         self.slept: list[float] = []
 
+    def __call__(self) -> float:
+        return self.time.timestamp()
+
     def now(self) -> datetime:
         return self.time
 
@@ -69,13 +72,15 @@ class Clock:
 @pytest.fixture
 def context(hub: GitHub, tmp_path: Path) -> Iterator[SourceContext]:
     assert isinstance(hub.trust, ssl.SSLContext)
+    still = Clock()
     with Fetcher(
         cache_dir=tmp_path / "cache",
         policy=QUICK,
         resolve=lambda host, port: ["140.82.121.6"],
         sockets=Dialler(hub.port),
         ssl_context=hub.trust,
-        sleep=lambda seconds: None,
+        clock=still,
+        sleep=still.sleep,
         now=lambda: NOON,
     ) as fetcher:
         yield SourceContext(author="Jane", root=tmp_path, fetcher=lambda: fetcher, now=lambda: NOON)
@@ -770,3 +775,27 @@ def test_states_of_skipped_files_keep_their_version(hub: GitHub, context: Source
     (empty,) = [each for each in opened(context).list() if isinstance(each, ItemState) and "empty" in each.key]
     assert (empty.outcome, empty.reason) == ("skipped", "is empty")
     assert empty.version
+
+
+def test_a_file_nobody_can_parse_fails_alone(hub: GitHub, context: SourceContext) -> None:
+    hub.add(
+        "jane/notes",
+        {"README.md": NOTES, "docs/a.pdf": b"%PDF-1.7 broken", "docs/b.ipynb": "{", "docs/c.md": b"\xff\xfe\x00"},
+    )
+    store = MemoryWarehouse()
+    report = run(opened(context), store)
+    assert report.problem is None
+    assert report.counts["failed"] >= 2
+    assert "Notes" in documents(store)
+
+
+def test_a_network_that_breaks_in_the_middle_of_a_list_removes_nothing(hub: GitHub, context: SourceContext) -> None:
+    for number in range(4):
+        hub.add(f"jane/r{number}", {"README.md": f"# R{number}\n\nHello.\n"})
+    store = MemoryWarehouse()
+    address = "https://github.com/jane"
+    run(opened(context, address), store)
+    hub.replies["/users/jane/repos?type=owner&sort=full_name&per_page=100&page=2"] = (502, {}, b"")
+    report = run(opened(context, address), store)
+    assert "502 Bad Gateway" in str(report.problem)
+    assert len(documents(store)) == 4

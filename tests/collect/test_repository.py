@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_twin.collect.repository import PIECE_CHARS, Attributes, Choice, blob_hash, pieces, read_code
+from llm_twin.collect.repository import PIECE_CHARS, Attributes, Choice, blob_hash, pieces, read, read_code
 from llm_twin.core.errors import ItemError
 from llm_twin.core.text import blocks
 
@@ -148,3 +148,27 @@ def test_hashes_are_those_of_git(tmp_path: Path) -> None:
     made = subprocess.run(["git", "hash-object", "--stdin"], input=data, capture_output=True, check=True, cwd=tmp_path)
     assert blob_hash(data, like="") == made.stdout.decode().strip()
     assert len(blob_hash(data, like="0" * 64)) == 64
+
+
+def test_a_pointer_to_lfs_is_no_document() -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    with pytest.raises(ItemError, match="is kept in Git LFS") as caught:
+        read("docs/talk.pdf", pointer, is_code=False)
+    assert caught.value.skipped
+
+
+def test_a_reader_that_breaks_fails_its_file_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(data: bytes) -> None:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr("llm_twin.collect.repository.reader_for", lambda suffix: broken)
+    with pytest.raises(ItemError, match=r"could not be parsed: RecursionError: too deep"):
+        read("docs/a.html", b"<p>", is_code=False)
+
+
+def test_attributes_that_nobody_can_read_are_overlooked() -> None:
+    attributes = Attributes(
+        {".gitattributes": '// linguist-generated\n"a b" linguist-generated\n*.md linguist-generated\n'}
+    )
+    assert attributes.why_not("a.md") == "is marked linguist-generated in .gitattributes"
+    assert attributes.why_not("a.py") is None

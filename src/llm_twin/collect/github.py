@@ -39,8 +39,7 @@ from llm_twin.collect.repository import (
     Origin,
     RepositoryFiles,
     blob_hash,
-    read_code,
-    read_prose,
+    read,
 )
 from llm_twin.collect.sources import SourceContext
 from llm_twin.core.errors import ConfigError, ItemError, SourceError
@@ -52,7 +51,7 @@ MAX_ARCHIVE_BYTES = 500_000_000
 MAX_MEMBERS = 500_000
 """Files in one archive."""
 
-_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9]|-(?=[A-Za-z0-9])){0,38}"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9-]{0,38}(?:_[A-Za-z0-9]{1,20})?"
 _ADDRESS = re.compile(rf"/?({_NAME})(?:/([\w.-]{{1,100}}?)(?:\.git)?)?/?")
 _SSH = re.compile(r"git@([\w.-]+):(.+)")
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
@@ -318,11 +317,10 @@ class GitHubSource:
 
     def _read_gist(self, gist: _Gist) -> Reading:
         content = self._api.elsewhere(gist.raw_url, max_bytes=self._choice.max_bytes)
+        reading = read(gist.name, content, is_code=gist.is_code)
         if gist.is_code:
-            reading = read_code(gist.name, content)
             title = f"{gist.name}: {gist.description}" if gist.description else gist.name
         else:
-            reading = read_prose(gist.name, content)
             title = reading.title or heading_of(reading.text) or gist.description or gist.name
         return replace(
             reading,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -77,6 +78,7 @@ _GENERATED = re.compile(
     r"\b(?:do not|don't) (?:edit|modify|change)\b.{0,200}?\b(?:auto-?)?generated\b",
     re.IGNORECASE | re.DOTALL,
 )
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _CLOSES = re.compile(r"\s*(?:[)\]}]|end\b|else\b|elif\b|except\b|finally\b|catch\b)")
 
 
@@ -123,11 +125,15 @@ class Choice:
 
     def kind(self, path: str) -> Literal["prose", "code"] | None:
         """What a file is taken for; None when it is left alone."""
-        if self._left_out.match_file(path) or (self._only and not self._only.match_file(path)):
+        kind = self._by_suffix(path)
+        # The suffix first: a tree may have a hundred thousand files, and patterns cost more.
+        if kind is None or self._left_out.match_file(path) or (self._only and not self._only.match_file(path)):
             return None
+        return kind
+
+    def _by_suffix(self, path: str) -> Literal["prose", "code"] | None:
         suffix = suffix_of(path)
-        in_docs = bool(_DOC_FOLDERS.search(path))
-        if suffix in _MARKUP or _README.search(path) or (suffix in _DOCS and in_docs):
+        if suffix in _MARKUP or _README.search(path) or (suffix in _DOCS and _DOC_FOLDERS.search(path)):
             return "prose"
         language = LANGUAGES.get(suffix)
         if language and (language in self._languages or (self.code and not self._languages)):
@@ -162,10 +168,11 @@ class Attributes:
         self._rules: list[tuple[str, pathspec.GitIgnoreSpec, list[str]]] = []
         for path in sorted(contents, key=lambda path: path.count("/")):
             for line in contents[path].splitlines():
-                pattern, *said = line.split()[:20] if line.strip() else [""]
-                if pattern and pattern[0] not in "#!":
-                    base = path.removesuffix(".gitattributes")
-                    self._rules.append((base, pathspec.GitIgnoreSpec.from_lines([pattern]), said))
+                pattern, *said = line.split() if line.strip() else [""]
+                if pattern and pattern[0] not in "#!" and "linguist-" in line:
+                    with suppress(ValueError):  # git overlooks a pattern it cannot read, too
+                        rule = pathspec.GitIgnoreSpec.from_lines([pattern])
+                        self._rules.append((path.removesuffix(".gitattributes"), rule, said))
 
     def why_not(self, path: str) -> str | None:
         """Why a file is not the author's, by its attributes; None when they do not say so."""
@@ -182,9 +189,16 @@ class Attributes:
 # --- reading them ---------------------------------------------------------------------------------------------------
 
 
-def read_prose(path: str, content: bytes) -> Reading:
-    """Writing in any of the formats of `formats.py`. Raises `ItemError` as its readers do."""
-    return reader_for(suffix_of(path))(content)
+def read(path: str, content: bytes, *, is_code: bool) -> Reading:
+    """A file as its reader understands it. Raises `ItemError` when it is no document, whatever is in it."""
+    if content.startswith(_LFS_POINTER):
+        raise ItemError("is kept in Git LFS, and the repository holds a pointer to it only", skipped=True)
+    try:
+        return read_code(path, content) if is_code else reader_for(suffix_of(path))(content)
+    except ItemError:
+        raise
+    except Exception as error:  # a parser of somebody else met a file nobody foresaw: this file fails, no other
+        raise ItemError(f"could not be parsed: {type(error).__name__}: {error}; open and save it again") from error
 
 
 def read_code(path: str, content: bytes) -> Reading:
@@ -313,7 +327,7 @@ class RepositoryFiles:
             raise ItemError(f"{reason}; change that, or leave it out with `exclude`", skipped=True)
         content = origin.read(file)
         is_code = self._choice.kind(file.path) == "code"
-        reading = read_code(file.path, content) if is_code else read_prose(file.path, content)
+        reading = read(file.path, content, is_code=is_code)
         path = f"{origin.name}/{file.path}"
         if is_code:
             reading = replace(reading, title=path)
