@@ -13,7 +13,7 @@ from llm_twin.collect.clone import CloneSource
 from llm_twin.collect.github import GitHubSource
 from llm_twin.collect.pipeline import CollectReport, collect
 from llm_twin.collect.sources import SourceContext
-from llm_twin.core.errors import SourceError
+from llm_twin.core.errors import ConfigError, SourceError
 from llm_twin.core.records import Document, Item, document_id
 
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
@@ -142,6 +142,12 @@ def test_what_is_no_clone_says_what_to_do(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(SourceError, match=reason):
             list(opened(tmp_path, address).list())
+
+
+@pytest.mark.parametrize("options", [{"releases": True}, {"issues": True}, {"forks": True}, {"login": "jane"}])
+def test_what_only_github_has_is_not_asked_of_a_clone(tmp_path: Path, options: dict) -> None:
+    with pytest.raises(ConfigError, match="is a clone, which holds files only"):
+        opened(tmp_path, **options)
 
 
 def test_without_git_the_error_says_so(clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

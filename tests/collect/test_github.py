@@ -58,9 +58,6 @@ class Clock:
         self.time = NOON
         self.slept: list[float] = []
 
-    def __call__(self) -> float:
-        return self.time.timestamp()
-
     def now(self) -> datetime:
         return self.time
 
@@ -72,15 +69,15 @@ class Clock:
 @pytest.fixture
 def context(hub: GitHub, tmp_path: Path) -> Iterator[SourceContext]:
     assert isinstance(hub.trust, ssl.SSLContext)
-    still = Clock()
+    passed = [0.0]  # time passes only while the fetcher sleeps
     with Fetcher(
         cache_dir=tmp_path / "cache",
         policy=QUICK,
         resolve=lambda host, port: ["140.82.121.6"],
         sockets=Dialler(hub.port),
         ssl_context=hub.trust,
-        clock=still,
-        sleep=still.sleep,
+        clock=lambda: passed[-1],
+        sleep=lambda seconds: passed.append(passed[-1] + seconds),
         now=lambda: NOON,
     ) as fetcher:
         yield SourceContext(author="Jane", root=tmp_path, fetcher=lambda: fetcher, now=lambda: NOON)

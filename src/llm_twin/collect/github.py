@@ -102,12 +102,16 @@ class GitHubSource:
         """
         choice = Choice(code, languages, include, exclude, max_bytes)
         host, path = _parts(address)
+        extras = Extras(repositories, forks, archived, releases, gists, issues, login)
         if not host:
+            if extras != Extras():
+                raise ConfigError(
+                    f"{address!r} is a clone, which holds files only; collect releases, issues and the like from GitHub"
+                )
             return CloneSource(address, context, choice=choice, platform=platform)
         found = _ADDRESS.fullmatch(path)
         if not found:
             raise ConfigError(f"{address!r} is neither an account nor a repository of {host}; use {cls.example}[/REPO]")
-        extras = Extras(repositories, forks, archived, releases, gists, issues, login)
         if found[2] and (gists or repositories):
             raise ConfigError(f"{address!r} is one repository; `gists` and `repositories` are options of an account")
         api = GitHubApi(context.fetcher, host=host, token=token_for(host), now=context.now)
