@@ -34,7 +34,6 @@ PARTS: Mapping[str, Mapping[str, str]] = {
         "policy": "llm_twin.collect.fetch:FetchPolicy",
     },
     "warehouse": {
-        "memory": "llm_twin.adapters.memory:MemoryWarehouse",
         "mongodb": "llm_twin.adapters.mongodb:MongoWarehouse",
         "sql": "llm_twin.adapters.sql:SqlWarehouse",
     },

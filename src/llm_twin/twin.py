@@ -50,9 +50,6 @@ if TYPE_CHECKING:
     from llm_twin.core import ports
     from llm_twin.core.records import Event
 
-# Which warehouse a URL means, by its scheme; every other scheme is a SQL database's.
-_WAREHOUSES = {"mongodb": "mongodb", "mongodb+srv": "mongodb"}
-
 OUTCOMES = ("added", "updated", "unchanged", "removed", "skipped", "failed")
 
 
@@ -418,7 +415,9 @@ class Twin:
 
     def ask(self, question: str, *, where: Filter = Filter(), history: Sequence[Message] = ()) -> Answer:
         """Answer from the author's writing, with citations; abstain where the writing does not cover the question."""
-        return _answer(self.ask_events(question, where=where, history=history))
+        from llm_twin.inference import pipeline as inference
+
+        return inference.answer_of(self.ask_events(question, where=where, history=history))
 
     def ask_events(
         self,
@@ -434,7 +433,9 @@ class Twin:
 
     def write(self, topic: str, *, kind: str = "post", words: int = 400) -> Answer:
         """A draft in the author's voice, grounded in what they wrote. Raises `ModelMissing` without a model."""
-        return _answer(self.write_events(topic, kind=kind, words=words))
+        from llm_twin.inference import pipeline as inference
+
+        return inference.answer_of(self.write_events(topic, kind=kind, words=words))
 
     def write_events(self, topic: str, *, kind: str = "post", words: int = 400) -> Iterator[Event]:
         """The same as it happens."""
@@ -512,8 +513,10 @@ class Twin:
     def warehouse(self) -> ports.Warehouse:
         """Documents, features, embeddings, runs."""
         url = self.settings.warehouse.url or f"sqlite:///{self.workspace.state / 'warehouse.db'}"
-        scheme = url.partition(":")[0]
-        return cast("ports.Warehouse", catalog.part("warehouse", _WAREHOUSES.get(scheme, "sql"))(url))
+        # A warehouse is named as the scheme of its URLs is (`mongodb+srv` too); SQL databases have many schemes.
+        scheme = url.partition(":")[0].partition("+")[0]
+        name = scheme if scheme in catalog.names("warehouse") else "sql"
+        return cast("ports.Warehouse", catalog.part("warehouse", name)(url))
 
     @cached_property
     def trace_store(self) -> ports.TraceStore:
@@ -814,14 +817,6 @@ class _Quiet:
     @contextmanager
     def step(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:  # noqa: ARG002
         yield lambda _: None
-
-
-def _answer(events: Iterator[Event]) -> Answer:
-    """The answer at the end of its events."""
-    for event in events:
-        if isinstance(event, Done):
-            return event.answer
-    raise AssertionError("an answer ends in Done")
 
 
 def _cache_dir() -> Path:

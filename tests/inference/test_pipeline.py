@@ -24,7 +24,7 @@ from llm_twin.core.records import (
     Usage,
     Withdrawn,
 )
-from llm_twin.inference.pipeline import Parts, answer, collected, search, typed_filter, write
+from llm_twin.inference.pipeline import Parts, answer, answer_of, search, typed_filter, write
 from llm_twin.inference.rerank import MaxSimReranker
 from small_parts import WordEmbedder, article, indexed
 
@@ -89,7 +89,7 @@ def parts_of(stored, **fields) -> Parts:
 
 
 def ask(parts: Parts, question: str, **options):
-    return collected(answer(question, parts=parts, now=NOW, **options))
+    return answer_of(answer(question, parts=parts, now=NOW, **options))
 
 
 def test_without_a_model_the_answer_quotes_the_author_with_citations(stored):

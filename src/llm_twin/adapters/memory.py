@@ -1,4 +1,4 @@
-"""Stores that live in this process and end with it: for tests, for trying things out, for a twin that keeps nothing.
+"""Stores that live in this process and end with it: for tests, and for programs that use a stage without a workspace.
 
 They keep every promise of the ports (tests/contracts holds them to the suite of the real stores) except durability.
 """

@@ -53,7 +53,7 @@ from llm_twin.inference.understand import (
     understand,
 )
 
-__all__ = ["Conversation", "Parts", "answer", "search", "typed_filter", "write"]
+__all__ = ["Conversation", "Parts", "answer", "answer_of", "search", "typed_filter", "write"]
 
 # Paragraphs that show the model the author's tone, and the fewest words that show any.
 EXEMPLARS = 2
@@ -135,7 +135,7 @@ def write(topic: str, *, kind: str, words: int, parts: Parts) -> Iterator[Event]
     return _in_own_context(_write(topic, kind, words, parts.model, parts))
 
 
-def collected(events: Iterator[Event]) -> Answer:
+def answer_of(events: Iterator[Event]) -> Answer:
     """The answer at the end of its events."""
     for event in events:
         if isinstance(event, Done):
