@@ -12,7 +12,6 @@ from llm_twin.core.prompts import (
     OUTLINE,
     REWRITE,
     SECTION,
-    UNDERSTAND,
     Prompt,
     inert,
     render_answer,
@@ -20,12 +19,11 @@ from llm_twin.core.prompts import (
     render_passages,
     render_rewrite,
     render_section,
-    render_understand,
     version,
 )
 from llm_twin.core.records import DocumentHeader, Message, Passage
 
-ALL = (ANSWER, REWRITE, OUTLINE, SECTION, UNDERSTAND)
+ALL = (ANSWER, REWRITE, OUTLINE, SECTION)
 HEADER = DocumentHeader("d1", "Ada", "files", "article", "On SQL", published_at=datetime(2021, 5, 4, tzinfo=UTC))
 HOSTILE = st.lists(
     st.sampled_from(
@@ -126,9 +124,8 @@ def test_every_other_prompt_renders_whole_and_carries_its_data():
         *render_section(
             "Why", ["It lasts"], [passage("p")], title="T", written="", author="Ada", kind="thread", length=40
         ),
-        *render_understand("ORMs in Go?", queries=3),
     ]
     text = "\n".join(message.content for message in rendered)
     assert "$" not in text
-    for expected in ("assistant: I avoid them. Always.", "Topic: Databases", "280 characters", "one to 3 different"):
+    for expected in ("assistant: I avoid them. Always.", "Topic: Databases", "280 characters"):
         assert expected in text
