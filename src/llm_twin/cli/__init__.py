@@ -46,10 +46,10 @@ class _Table(click.Group):
 
 @click.command(cls=_Table, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-C", "--workspace", metavar="DIR", help="Folder with twin.toml (default: here or above).")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")  # read in `main`
 @click.version_option(package_name="llm-twin", prog_name="twin")
 @click.pass_context
-def twin(ctx: click.Context, workspace: str | None, debug: bool) -> None:
+def twin(ctx: click.Context, workspace: str | None) -> None:
     """A twin of an author: it finds, answers and writes in the author's own words, with a citation for every claim.
 
     \b
@@ -57,7 +57,7 @@ def twin(ctx: click.Context, workspace: str | None, debug: bool) -> None:
     twin sync
     twin ask "What do I think of ORMs?"
     """
-    ctx.obj = {"workspace": workspace or os.environ.get("TWIN_WORKSPACE"), "debug": debug}
+    ctx.obj = {"workspace": workspace or os.environ.get("TWIN_WORKSPACE")}
 
 
 def main() -> None:

@@ -69,7 +69,7 @@ def ask(ctx: click.Context, /, question: str, as_json: bool, **filters: Any) -> 
     twin = opened(ctx)
     where = _where(twin, filters)
     if as_json:
-        print_json(_answer_json(twin.ask(question, where=where)))
+        print_json(twin.ask(question, where=where))
         return
     _print_events(twin.ask_events(question, where=where))
 
@@ -89,7 +89,7 @@ def write(ctx: click.Context, topic: str, kind: str, words: int, as_json: bool) 
     """
     twin = opened(ctx)
     if as_json:
-        print_json(_answer_json(twin.write(topic, kind=kind, words=words)))
+        print_json(twin.write(topic, kind=kind, words=words))
         return
     _print_events(twin.write_events(topic, kind=kind, words=words))
 
@@ -193,11 +193,3 @@ def _place(found: Any) -> str:
     headings = [heading for heading in getattr(found, "heading_path", ()) if heading != found.title]
     date = [f"{found.published_at:%Y-%m-%d}"] if found.published_at else []
     return " · ".join([" › ".join([found.title, *headings]), *date, *([found.url] if found.url else [])])
-
-
-def _answer_json(answer: Answer) -> dict[str, Any]:
-    """The documented shape of `twin ask --json`."""
-    from llm_twin.core.records import to_json
-
-    plain: dict[str, Any] = to_json(answer)
-    return plain

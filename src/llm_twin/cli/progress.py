@@ -5,18 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from contextlib import contextmanager
 
 import click
-
-
-class Progress(Protocol):
-    """The shape `Twin.sync` asks for."""
-
-    def step(self, name: str, total: int | None = None) -> AbstractContextManager[Callable[[int], None]]:
-        """Begin a step; call the result with the number of items just done."""
-        ...
 
 
 class Bars:
@@ -26,8 +17,7 @@ class Bars:
     def step(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
         """Draw the bar while the block runs."""
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as RichProgress
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
             TextColumn("{task.description:<12}"),
@@ -36,7 +26,7 @@ class Bars:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
         )
-        with RichProgress(*columns, console=Console(stderr=True)) as progress:
+        with Progress(*columns, console=Console(stderr=True)) as progress:
             task = progress.add_task(name, total=total, rate="")
             started = time.monotonic()
 
@@ -67,6 +57,6 @@ class Lines:
             click.echo(f"{name}: {done:,} in {time.monotonic() - started:.1f} s", err=True)
 
 
-def on_stderr() -> Progress:
+def on_stderr() -> Bars | Lines:
     """Bars for a person at a terminal, lines for a log."""
     return Bars() if sys.stderr.isatty() else Lines()

@@ -94,12 +94,6 @@ def show(ctx: click.Context, as_json: bool) -> None:
         print_json(settings)
         return
     for setting in settings:
-        value = (
-            setting.value
-            if isinstance(setting.value, str)
-            else list(setting.value)
-            if isinstance(setting.value, tuple)
-            else setting.value
-        )
+        value = list(setting.value) if isinstance(setting.value, tuple) else setting.value
         click.echo(f"{setting.key} = {value!r}  ({setting.origin})")
         click.echo(f"    {setting.meaning}")
