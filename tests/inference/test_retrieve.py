@@ -13,8 +13,8 @@ from llm_twin.adapters.otel import SilentTracer
 from llm_twin.adapters.qdrant_edge import QdrantEdgeIndex
 from llm_twin.core.errors import ConfigError, IndexMismatch
 from llm_twin.core.records import Chunk, DocumentHeader, Filter, Hit
-from llm_twin.inference.rerank import MaxSimReranker
-from llm_twin.inference.retrieve import METHODS, Retriever, clip, pool, reciprocal_ranks, standardised
+from llm_twin.inference.rerank import MaxSimReranker, standardised
+from llm_twin.inference.retrieve import METHODS, Retriever, clip, pool, reciprocal_ranks
 from small_parts import WordEmbedder, WordTokenizer, article, indexed
 
 POSTS = [

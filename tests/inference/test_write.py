@@ -14,6 +14,7 @@ from llm_twin.core.records import DocumentHeader, Embedding, Passage, Passages, 
 from llm_twin.inference.verify import content
 from llm_twin.inference.write import write
 from scripted_llm import Reply, ScriptedLlm, piece, refuses, says
+from small_parts import WordTokenizer
 
 ORMS = "I never use ORMs, because they hide the SQL that runs."
 SPEED = "In 2019 I moved 40 services to plain SQL and tests got faster."
@@ -23,8 +24,7 @@ RUST = "Rust made our parser ten times faster."
 class WordEmbedder:
     name, dim = "words/1", 256
 
-    class tokenizer:  # noqa: N801
-        window = 1000
+    tokenizer = WordTokenizer()
 
     def embed(self, texts, *, tokens=False):
         return [Embedding(self._vector(text)) for text in texts]

@@ -189,11 +189,20 @@ def prose(text: str, found: Iterable[Block] | None = None) -> list[str]:
     images, tags and addresses.
     """
     pieces = []
-    for block in _own_paragraphs(blocks(text) if found is None else found):
+    for block in own_paragraphs(blocks(text) if found is None else found):
         source = _REFERENCE_LINK.sub(r"\1", text[block.start : block.end])
         (inline,) = _markdown().parseInline(source)
         pieces.append(_TASK.sub("", _URL.sub("", _inline(inline, code=False))).strip())
     return [piece for piece in pieces if _has_words(piece)]
+
+
+def own_paragraphs(found: Iterable[Block]) -> Iterator[Block]:
+    """The paragraphs among blocks, those of lists too, except what stands in quotes."""
+    for block in found:
+        if block.kind == "paragraph":
+            yield block
+        elif block.kind != "quote":
+            yield from own_paragraphs(block.children)
 
 
 def words(text: str) -> list[str]:
@@ -299,14 +308,6 @@ def _leaves(found: Iterable[Block]) -> Iterator[Block]:
             yield from _leaves(block.children)
         else:
             yield block
-
-
-def _own_paragraphs(found: Iterable[Block]) -> Iterator[Block]:
-    for block in found:
-        if block.kind == "paragraph":
-            yield block
-        elif block.kind != "quote":
-            yield from _own_paragraphs(block.children)
 
 
 def _shown(text: str) -> str:

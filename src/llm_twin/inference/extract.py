@@ -10,7 +10,7 @@ import numpy as np
 
 from llm_twin.core.ports import Embedder, SparseEncoder
 from llm_twin.core.records import Citation, Passage
-from llm_twin.core.text import Block, blocks, plain, sentences_within, words
+from llm_twin.core.text import blocks, own_paragraphs, plain, sentences_within, words
 from llm_twin.core.vectors import Matrix, maxsim
 from llm_twin.inference.retrieve import clip
 
@@ -115,7 +115,7 @@ _ASKS_FOR_CODE = re.compile(
 
 def _sentences(passage: Passage) -> Iterator[_Sentence]:
     """The author's own sentences of a passage that say something by themselves."""
-    for block in _own_paragraphs(blocks(passage.text)):
+    for block in own_paragraphs(blocks(passage.text)):
         spans = sentences_within(passage.text, block.start, block.end, passage.document.language)
         for before, (start, end), after in zip([None, *spans], spans, [*spans[1:], None], strict=False):
             sentence = _Sentence(passage, start, end)
@@ -142,14 +142,6 @@ def _fits(passage: Passage, span: tuple[int, int]) -> bool:
     """Whether a sentence can stand beside another: finished, and as fit to be quoted as any."""
     text = passage.text[slice(*span)]
     return len(text) <= SENTENCE_CHARACTERS[1] and bool(_FINISHED.search(text)) and not _BRACKETED.search(text)
-
-
-def _own_paragraphs(found: Sequence[Block]) -> Iterator[Block]:
-    for block in found:
-        if block.kind == "paragraph":
-            yield block
-        elif block.kind != "quote":
-            yield from _own_paragraphs(block.children)
 
 
 def _choose(

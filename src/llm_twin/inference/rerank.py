@@ -6,10 +6,10 @@ The cross-encoder, the other way to look closer, is a model of its own and lives
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean, pstdev
 from threading import Lock
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llm_twin.core.errors import ModelError
 from llm_twin.core.ports import Embedder, EmbeddingStore
@@ -76,7 +76,7 @@ def regularised(
 
     Source: Diaz 2005, Regularizing Ad Hoc Retrieval Scores; van Rijsbergen 1979, the cluster hypothesis.
     """
-    own = _standardised(np.array(scores, dtype=np.float64))
+    own = np.array(standardised(scores))
     if len(own) <= neighbours:
         return [float(score) for score in own]
     matrix = np.stack(vectors)
@@ -84,10 +84,13 @@ def regularised(
     np.fill_diagonal(likeness, -1)  # nobody is their own neighbour
     nearest = np.argsort(-likeness, axis=1, kind="stable")[:, :neighbours]
     weights = np.take_along_axis(likeness, nearest, axis=1) + 1e-9
-    around = _standardised((weights * own[nearest]).sum(axis=1) / weights.sum(axis=1))
+    around = np.array(standardised(((weights * own[nearest]).sum(axis=1) / weights.sum(axis=1)).tolist()))
     return [float(score) for score in (1 - share) * own + share * around]
 
 
-def _standardised(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    spread = scores.std() if len(scores) else 0.0
-    return (scores - scores.mean()) / spread if spread > 1e-12 else np.zeros_like(scores)
+def standardised(scores: Sequence[float]) -> list[float]:
+    """Scores with mean 0 and standard deviation 1; all 0 where they are all alike."""
+    if not scores:
+        return []
+    mean, spread = fmean(scores), pstdev(scores)
+    return [(score - mean) / spread if spread > 1e-12 else 0.0 for score in scores]

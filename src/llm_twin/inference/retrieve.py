@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean, pstdev
 from typing import Literal, get_args
 
 from llm_twin.core.errors import ConfigError, IndexMismatch
 from llm_twin.core.ports import Embedder, EmbeddingStore, Reranker, SparseEncoder, Tokenizer, Tracer, VectorIndex
 from llm_twin.core.records import Filter, Hit, IndexInfo, Query, embedding_key, embedding_text
 from llm_twin.core.vectors import Vector
-from llm_twin.inference.rerank import regularised
+from llm_twin.inference.rerank import regularised, standardised
 
 Method = Literal["bm25", "dense", "hybrid", "reranked"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -226,14 +225,6 @@ def reciprocal_ranks(rankings: Sequence[Sequence[str]], *, k: int = 60) -> dict[
         for rank, id_ in enumerate(ranking, start=1):
             fused[id_] = fused.get(id_, 0.0) + 1.0 / (k + rank)
     return fused
-
-
-def standardised(scores: Sequence[float]) -> list[float]:
-    """Scores with mean 0 and standard deviation 1; all 0 where they are all alike."""
-    if not scores:
-        return []
-    mean, spread = fmean(scores), pstdev(scores)
-    return [(score - mean) / spread if spread > 1e-12 else 0.0 for score in scores]
 
 
 def clip(text: str, tokenizer: Tokenizer) -> str:

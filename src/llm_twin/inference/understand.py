@@ -11,10 +11,11 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import get_args
 
-from llm_twin.core.records import Author, Filter, Message
+from llm_twin.core.records import Author, Filter, Kind, Message
 
-KINDS = ("article", "post", "repository", "note")
+KINDS: tuple[str, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, slots=True)

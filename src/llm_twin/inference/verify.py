@@ -23,6 +23,7 @@ from llm_twin.core.records import Citation, Passage
 from llm_twin.core.stylometry import FUNCTION_WORDS
 from llm_twin.core.text import code_spans, plain, sentences, words
 from llm_twin.core.vectors import Matrix, Vector
+from llm_twin.inference.retrieve import clip
 
 SUPPORTED = 0.60
 """Support from which a passage counts as saying what a sentence says."""
@@ -480,15 +481,8 @@ def embedded(texts: Sequence[str], embedder: Embedder) -> Matrix:
     """One row per text; of a text longer than the embedder's window, its beginning."""
     if not texts:
         return np.zeros((0, embedder.dim), dtype=np.float32)
-    return np.stack([embedding.vector for embedding in embedder.embed([_fitting(text, embedder) for text in texts])])
-
-
-def _fitting(text: str, embedder: Embedder) -> str:
-    window = embedder.tokenizer.window
-    # No token is shorter than a character, so short texts need no counting.
-    if len(text) <= window or embedder.tokenizer.count(text) <= window:
-        return text
-    return text[: embedder.tokenizer.offsets(text)[window - 1][1]]
+    fitting = [clip(text, embedder.tokenizer) for text in texts]
+    return np.stack([embedding.vector for embedding in embedder.embed(fitting)])
 
 
 def _stem(word: str) -> str:
