@@ -22,7 +22,7 @@ $(BIN)/python:
 	@touch $@
 
 .venv/.test: .venv/.base
-	$(PIP) --editable '.[mongodb,postgres,qdrant]' --group test
+	$(PIP) --editable '.[browser,mongodb,postgres,presidio,qdrant,selenium]' --group test
 	@touch $@
 
 .venv/.check: .venv/.test
@@ -35,7 +35,16 @@ demo: .venv/.base  ## Collect and index this project's own docs, ask two questio
 	$(BIN)/twin -C $(DEMO) ask "How are chunks sized, and why?"
 	$(BIN)/twin -C $(DEMO) ask "Which wine goes well with grilled salmon?"
 
-test: .venv/.test  ## Run the whole test suite
+# Browser tests need Debian's Chromium with its driver; where it cannot be installed they skip and say so.
+.venv/.chromium:
+	@if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null \
+				|| echo "chromium was not installed: the browser tests will be skipped"; \
+		else echo "no chromium and chromedriver here: the browser tests will be skipped"; fi; fi
+	@mkdir -p .venv && touch $@
+
+test: .venv/.test .venv/.chromium  ## Run the whole test suite
 	$(BIN)/python -m pytest
 
 check: .venv/.check  ## Lint, format, types, docs and workflow checks

@@ -70,7 +70,7 @@ class SeleniumBrowser:
                 )
             finally:
                 if not tab.close():
-                    self._end()
+                    self._end(hung=True)
 
     def close(self) -> None:
         """End the browser; see `Browser.close`."""
@@ -82,7 +82,7 @@ class SeleniumBrowser:
         if self._driver is not None:
             with suppress(*_errors()):
                 return _Tab(self._driver)
-            self._end()
+            self._end(hung=True)
         try:
             self._driver = self._start()
             return _Tab(self._driver)
@@ -100,6 +100,7 @@ class SeleniumBrowser:
             options.add_argument(argument)
         if self._profile:
             options.add_argument(f"--user-data-dir={self._profile}")
+            options.add_argument("--app=data:,")  # a profile would begin with its New Tab page, which asks Google
         options.add_experimental_option("excludeSwitches", ["disable-popup-blocking"])
         options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
         options.page_load_strategy = "eager"
@@ -112,16 +113,17 @@ class SeleniumBrowser:
         driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "deny"})
         return driver
 
-    def _end(self) -> None:
-        """End Chromium by a signal, since one that hangs answers nobody; the driver clears away what is left of it."""
+    def _end(self, *, hung: bool = False) -> None:
+        """End Chromium: through the driver, or by a signal when it answers nobody."""
         driver, self._driver = self._driver, None
         if driver is None:
             return
         _allow(driver, CLOSE_S)
-        folder = Path(driver.capabilities["chrome"]["userDataDir"])
-        with suppress(OSError, ValueError):
-            # The lock on a profile is a link to "host-pid". Chromium saves cookies when it is asked to terminate.
-            os.kill(int((folder / "SingletonLock").readlink().name.rpartition("-")[2]), signal.SIGTERM)
+        if hung:
+            folder = Path(driver.capabilities["chrome"]["userDataDir"])
+            with suppress(OSError, ValueError):
+                # The lock on a profile is a link to "host-pid". Asked to terminate, Chromium saves its cookies.
+                os.kill(int((folder / "SingletonLock").readlink().name.rpartition("-")[2]), signal.SIGTERM)
         with suppress(*_errors()):
             driver.quit()
 

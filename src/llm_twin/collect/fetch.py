@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import random as randomness
+import socket
 import ssl
 import tempfile
 import threading
@@ -29,6 +30,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from http import HTTPStatus
 from pathlib import Path
 
@@ -48,6 +50,7 @@ from llm_twin.collect.content import (
     media_type,
     sniffed,
 )
+from llm_twin.collect.gate import Gate
 from llm_twin.core.errors import ItemError, StoreError
 
 PRODUCT = "llm-twin"
@@ -134,6 +137,8 @@ class HttpError(ItemError):
 class Gone(HttpError):
     """There is nothing at this address (404, 410)."""
 
+    gone = True
+
 
 class Fetcher:
     """Fetches by one policy. A context manager: leaving it closes connections and trims the cache.
@@ -184,6 +189,8 @@ class Fetcher:
 
     def close(self) -> None:
         """Close connections and keep the cache below its limit, oldest entries going first."""
+        if "gate" in self.__dict__:
+            self.__dict__.pop("gate").close()
         self._pool.close()
         self._cache.trim()
 
@@ -243,6 +250,34 @@ class Fetcher:
         finally:
             part.unlink(missing_ok=True)
         return Downloaded(answer.url, answer.headers, to, to.stat().st_size, kind, self._now())
+
+    def permit(self, url: str, *, paced: bool = True) -> None:
+        """Ask robots.txt about an address that a browser will open, and wait for a turn at its host.
+
+        Raises `ItemError` as `fetch` does for an address that may not be fetched.
+        """
+        target = checked_url(url)
+        if self.policy.respect_robots:
+            self._check_robots(target)
+        if paced:
+            with self._turns.turn(target.host, 1 / self.policy.requests_per_second):
+                pass
+
+    @cached_property
+    def gate(self) -> Gate:
+        """The proxy through which browsers reach the network; it opens when it is first asked for."""
+        return Gate(self._connected)
+
+    def _connected(self, host: str, port: int) -> socket.socket:
+        """A connection for the gate. Raises `ItemError` when the host may not or cannot be reached."""
+        try:
+            with self._network.within(self.policy.connect_timeout_s):
+                stream = self._network.connect_tcp(host, port)
+        except _TRANSIENT as error:
+            target = checked_url(f"https://{f'[{host}]' if ':' in host else host}:{port}")
+            raise _network_error(target, error, self.policy.connect_timeout_s) from error
+        connected: socket.socket = stream.get_extra_info("socket")
+        return connected
 
     def forget(self, prefix: str) -> int:
         """Remove every cached answer of addresses that begin with `prefix`; how many there were."""
