@@ -62,6 +62,12 @@ PARTS: Mapping[str, Mapping[str, str]] = {
     },
     "redactor": {
         "secrets": "llm_twin.features.redact:SecretRedactor",
+        "personal": "llm_twin.features.personal:PersonalRedactor",
+        "in_turn": "llm_twin.features.personal:Redactors",
+    },
+    "personal_finder": {
+        "patterns": "llm_twin.features.personal:PatternFinder",
+        "presidio": "llm_twin.adapters.presidio:PresidioFinder",
     },
     "reranker": {
         "maxsim": "llm_twin.inference.rerank:MaxSimReranker",

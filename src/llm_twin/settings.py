@@ -87,6 +87,17 @@ class FetchSettings(_Section):
     """Whether addresses of your own network and this machine may be fetched."""
 
 
+class CollectSettings(_Section):
+    """What is taken out of every document before it is stored, beside secrets, which always are."""
+
+    redact_personal: tuple[str, ...] = ()
+    """Kinds of personal data to take out: `email`, `phone`, `iban`, `card`, `ssn`, `ip`, `address`; empty for none."""
+    keep_personal: tuple[str, ...] = ()
+    """Addresses and numbers that stay, such as your own; `@example.org` stands for all of a domain."""
+    personal_engine: str = "patterns"
+    """How personal data is found: `patterns`, or `presidio` for its patterns."""
+
+
 class WarehouseSettings(_Section):
     """Where documents, features, embeddings and runs are kept."""
 
@@ -186,6 +197,7 @@ class Settings(_Section):
     sources: tuple[SourceSettings, ...] = ()
     """Where the author publishes; in twin.toml one [[sources]] table each."""
     fetch: FetchSettings = FetchSettings()
+    collect: CollectSettings = CollectSettings()
     warehouse: WarehouseSettings = WarehouseSettings()
     index: IndexSettings = IndexSettings()
     embedder: EmbedderSettings = EmbedderSettings()

@@ -579,8 +579,14 @@ class Twin:
 
     @cached_property
     def redactor(self) -> ports.Redactor:
-        """Takes secrets out before anything is stored."""
-        return cast("ports.Redactor", catalog.part("redactor", "secrets")())
+        """Takes secrets, and personal data by choice, out before anything is stored."""
+        secrets = cast("ports.Redactor", catalog.part("redactor", "secrets")())
+        chosen = self.settings.collect
+        if not chosen.redact_personal:
+            return secrets
+        finder = catalog.part("personal_finder", chosen.personal_engine)(chosen.redact_personal)
+        personal = catalog.part("redactor", "personal")(finder, keep=chosen.keep_personal)
+        return cast("ports.Redactor", catalog.part("redactor", "in_turn")(secrets, personal))
 
     @cached_property
     def reranker(self) -> ports.Reranker | None:

@@ -24,6 +24,7 @@ from llm_twin.core.records import (
     Item,
     ItemState,
     Message,
+    PersonalSpan,
     Query,
     Redaction,
     Rendered,
@@ -382,6 +383,16 @@ class Chunker(Protocol):
 
     def chunk(self, document: Document) -> list[Chunk]:
         """Chunks in order, `document.text[c.start:c.end] == c.text` for each."""
+        ...
+
+
+class PersonalFinder(Protocol):
+    """Finds personal data of chosen kinds in a text."""
+
+    fingerprint: str
+
+    def find(self, text: str) -> Sequence[PersonalSpan]:
+        """Where it stands; spans may overlap."""
         ...
 
 

@@ -141,6 +141,15 @@ class Redaction:
     line: int
 
 
+@dataclass(frozen=True, slots=True)
+class PersonalSpan:
+    """Where personal data of a kind (`email`, `phone`, …) stands: `text[start:end]`."""
+
+    kind: str
+    start: int
+    end: int
+
+
 # --- features -------------------------------------------------------------------------------------------------------
 
 
