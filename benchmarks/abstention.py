@@ -15,7 +15,6 @@ the best cosine less the mean of all candidates; `closeness` is late interaction
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -30,7 +29,8 @@ from llm_twin.adapters.otel import SilentTracer
 from llm_twin.core.records import Filter
 from llm_twin.inference.evidence import DEPTH, ENOUGH, weigh
 from llm_twin.inference.retrieve import Retriever
-from retrieval import ADDRESS, DATA, read_qrels, workspace_of
+from report import DATA, command, corpora, show
+from retrieval import ADDRESS, read_qrels, workspace_of
 
 BLOG = "blog-jakearchibald"
 COVERED = ("xquad", "cranfield", "own titles")
@@ -42,20 +42,17 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 def main() -> None:
     """Measure every group and print a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser = command(__doc__)
     parser.add_argument("--per-group", type=int, default=150, help="questions of each kind (default 150)")
     parser.add_argument(
         "--workspace", type=Path, help="folder to keep the workspaces in, so that a second run is quick"
     )
     options = parser.parse_args()
-    missing = [name for name in ("xquad-en", "cranfield", BLOG) if not (DATA / name).is_dir()]
-    if missing:
-        raise SystemExit(f"no {', '.join(missing)} in {DATA}; set TWIN_DATA to the folder with the corpora")
+    corpora("xquad-en", "cranfield", BLOG)
     with tempfile.TemporaryDirectory() as temporary:
         groups = ask_all(options.workspace or Path(temporary), options.per_group)
     result = judge(groups)
-    print(json.dumps(result, indent=2) if options.json else table(result))
+    show(result, table, as_json=options.json)
 
 
 def ask_all(folder: Path, count: int) -> dict[str, list[Signs]]:

@@ -11,15 +11,13 @@ whole, per 100 chunks. `changed` is how many chunks get a new id when a sentence
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import random
 import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -30,9 +28,9 @@ from llm_twin.core.ports import Chunker, Embedder, Tokenizer
 from llm_twin.core.records import Chunk, Document, chunk_id, document_id
 from llm_twin.core.text import Block, blocks, sentences
 from llm_twin.features.chunk import FixedChunker, RecursiveChunker, SemanticChunker, StructureChunker
+from report import command, corpora, show
 
 BLOGS = ("blog-matklad", "blog-simonw-til", "blog-jakearchibald")
-DATA = Path(os.environ.get("TWIN_DATA") or Path(__file__).parents[2] / "shared" / "data")
 Spans = list[tuple[int, int]]
 
 
@@ -86,10 +84,7 @@ def _chunk(document: Document, start: int, end: int) -> Chunk:
 def documents(limit: int | None) -> list[Document]:
     """The posts of the three blogs; exits with a reason when they are not there."""
     found = []
-    for blog in BLOGS:
-        path = DATA / blog / "posts.jsonl"
-        if not path.exists():
-            sys.exit(f"needs the blog posts in {path}; set TWIN_DATA to the folder that holds them")
+    for path in corpora(*(f"{blog}/posts.jsonl" for blog in BLOGS)):
         for line in path.read_text("utf-8").splitlines()[:limit]:
             post = json.loads(line)
             name = document_id(post["author"], "files", post["path"])
@@ -180,8 +175,7 @@ def figures(
 
 def main() -> None:
     """Print the table or, with --json, the same figures as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true")
+    parser = command(__doc__)
     parser.add_argument(
         "--semantic", action="store_true", help="also the semantic chunker, which embeds every sentence"
     )
@@ -203,15 +197,17 @@ def main() -> None:
     fitting = [units(document, tokenizer) for document in corpus]
     rows = {name: figures(chunker, corpus, fitting, tokenizer) for name, chunker in systems.items()}
     result = {"documents": len(corpus), "window": tokenizer.window, "rows": rows, "huge line, s": huge_line(tokenizer)}
-    if options.json:
-        print(json.dumps(result, indent=2))
-        return
+    show(result, table, as_json=options.json)
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The result for people."""
+    rows = result["rows"]
     columns = list(next(iter(rows.values())))
-    print(f"{len(corpus)} documents, window {tokenizer.window} tokens; cuts per 100 chunks\n")
-    print(f"{'':24}" + "".join(f"{column:>20}" for column in columns))
-    for name, row in rows.items():
-        print(f"{name:24}" + "".join(f"{row[column]:>20}" for column in columns))
-    print(f"\none line of 10 MB without spaces: {result['huge line, s']} s")
+    lines = [f"{result['documents']} documents, window {result['window']} tokens; cuts per 100 chunks\n"]
+    lines.append(f"{'':24}" + "".join(f"{column:>20}" for column in columns))
+    lines += [f"{name:24}" + "".join(f"{row[column]:>20}" for column in columns) for name, row in rows.items()]
+    return "\n".join([*lines, f"\none line of 10 MB without spaces: {result['huge line, s']} s"])
 
 
 def huge_line(tokenizer: Tokenizer) -> float:

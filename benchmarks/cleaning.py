@@ -1,6 +1,6 @@
 """Cleaning: what is left of a site's interface, and what is lost of the author, beside the usual regular expression.
 
-    python benchmarks/cleaning.py [--json] [--data FOLDER]
+    python benchmarks/cleaning.py [--json]
 
 Two corpora. *Crawled articles* (`book/book_raw_documents.jsonl`) carry the interface of the newsletter site they were
 crawled from. On that site's pages the widgets that say "Share this post" delimit what the author wrote, so every line
@@ -18,9 +18,7 @@ becomes a space, and white space collapses.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import re
 import time
 from collections import Counter, defaultdict
@@ -31,6 +29,7 @@ from typing import Any
 
 from llm_twin.core.records import Document
 from llm_twin.features.clean import boilerplate_lines, clean, site
+from report import DATA, command, corpora, show
 
 BLOGS = ("blog-matklad", "blog-simonw-til", "blog-jakearchibald")
 WIDGET = "Share this post"
@@ -47,17 +46,11 @@ CONTRACTION = re.compile(r"\b\w+[’'](?:t|s|re|ve|ll|d|m)\b", re.IGNORECASE)
 
 def main() -> None:
     """Measure both cleaners on both corpora and print a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    default = os.environ.get("TWIN_DATA", Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--data", type=Path, default=Path(default), help="folder with the corpora")
+    parser = command(__doc__)
     arguments = parser.parse_args()
-    crawled = arguments.data / "book" / "book_raw_documents.jsonl"
-    if not crawled.exists():
-        raise SystemExit(f"the crawled articles are not at {crawled}; point --data or TWIN_DATA at the corpora")
-
-    result = {"crawled": measure_crawled(read_crawled(crawled)), "blogs": measure_blogs(arguments.data)}
-    print(json.dumps(result, indent=2) if arguments.json else table(result))
+    (crawled,) = corpora("book/book_raw_documents.jsonl")
+    result = {"crawled": measure_crawled(read_crawled(crawled)), "blogs": measure_blogs(DATA)}
+    show(result, table, as_json=arguments.json)
 
 
 def handbook(text: str) -> str:

@@ -12,9 +12,7 @@ on Python both know the same definitions.
 
 from __future__ import annotations
 
-import argparse
 import ast
-import json
 import random
 import tempfile
 from collections.abc import Callable, Sequence
@@ -32,6 +30,7 @@ from llm_twin.collect.repository import PIECE_CHARS, _cut, _packed, pieces
 from llm_twin.core.ports import Chunker, Embedder, Tokenizer
 from llm_twin.core.records import Chunk, Document, chunk_id, embedding_text
 from llm_twin.features.chunk import TARGET_TOKENS, StructureChunker, chunk_document
+from report import command, show
 
 SOURCE = Path(__file__).parents[1] / "src"
 RESAMPLINGS = 1000
@@ -95,8 +94,7 @@ class LineChunker:
 
 def main() -> None:
     """Measure and print a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser = command(__doc__)
     parser.add_argument("--every", type=int, default=4, metavar="N", help="take every Nth file")
     arguments = parser.parse_args()
     files = [read(path) for path in sorted(SOURCE.rglob("*.py"))[:: arguments.every]]
@@ -106,13 +104,12 @@ def main() -> None:
     ranks = [row.pop("ranks") for row in rows]
     for row, own in zip(rows, ranks, strict=True):
         row["MRR against lines"] = interval(own, ranks[0])
-    if arguments.json:
-        print(json.dumps(rows, indent=1))
-        return
-    for number, row in enumerate(rows):
-        if not number:
-            print(" | ".join(row))
-        print(" | ".join(str(value) for value in row.values()))
+    show(rows, table, as_json=arguments.json)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The result for people."""
+    return "\n".join([" | ".join(rows[0]), *(" | ".join(map(str, row.values())) for row in rows)])
 
 
 def ways(tokenizer: Tokenizer) -> list[Way]:

@@ -1,6 +1,6 @@
 """Embedding: ours on OpenVINO beside sentence-transformers on torch, the same weights and the same texts.
 
-    python benchmarks/embedding.py [--json] [--data FOLDER] [--baseline-python PYTHON] [--texts N] [--rounds N]
+    python benchmarks/embedding.py [--json] [--baseline-python PYTHON] [--texts N] [--rounds N]
 
 Texts are consecutive paragraphs of blog-matklad, joined while they fit 128 (then 256) tokens with the special ones.
 The two take turns, `--rounds` times each, and the fastest turn of each counts: what else runs on the machine slows
@@ -13,7 +13,6 @@ vectors of each text, and the share of equal documents among the top five of eve
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -29,6 +28,7 @@ import numpy as np
 
 from llm_twin.adapters.minilm import MiniLmEmbedder
 from llm_twin.core.vectors import Matrix
+from report import DATA, command, corpora, show
 
 PROJECT = Path(__file__).parents[1]
 # The exact version first: a bare `torch` brings gigabytes of another vendor's libraries.
@@ -81,20 +81,16 @@ class Baseline:
 
 def main() -> None:
     """Measure and print a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    default = os.environ.get("TWIN_DATA", PROJECT.parent / "shared" / "data")
-    parser.add_argument("--data", type=Path, default=Path(default), help="folder with the corpora")
+    parser = command(__doc__)
     parser.add_argument("--baseline-python", type=Path, help="an interpreter with sentence-transformers")
     parser.add_argument("--texts", type=int, default=400, help="texts per length")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each")
     arguments = parser.parse_args()
-    if not (arguments.data / "blog-matklad").is_dir():
-        raise SystemExit(f"there is no blog-matklad in {arguments.data}; point --data or TWIN_DATA at the corpora")
+    corpora("blog-matklad")
     python = arguments.baseline_python or baseline_environment()
     with tempfile.TemporaryDirectory() as scratch:
-        result = measure(arguments.data, python, Path(scratch), texts=arguments.texts, rounds=arguments.rounds)
-    print(json.dumps(result, indent=2) if arguments.json else table(result))
+        result = measure(DATA, python, Path(scratch), texts=arguments.texts, rounds=arguments.rounds)
+    show(result, table, as_json=arguments.json)
 
 
 def baseline_environment() -> Path:

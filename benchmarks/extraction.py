@@ -1,6 +1,6 @@
 """Article extraction: ours beside plain trafilatura and two BeautifulSoup baselines on 181 pages with known articles.
 
-    python benchmarks/extraction.py [--json] [--data FOLDER]
+    python benchmarks/extraction.py [--json]
 
 Data and metric are those of Zyte's article-extraction-benchmark: precision and recall of 4-token shingles per page,
 averaged over pages; F1 is that of the averages. Ours is what a web source collects (`read_page`), its Markdown rendered
@@ -13,10 +13,8 @@ lost what trafilatura alone finds.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
-import os
 import random
 import re
 import time
@@ -32,6 +30,7 @@ from llm_twin.collect.fetch import Fetched
 from llm_twin.collect.page import read_page
 from llm_twin.core.errors import ItemError
 from llm_twin.core.text import plain
+from report import command, corpora, show
 
 SHINGLE = 4
 RESAMPLINGS = 1000
@@ -54,22 +53,16 @@ class Page:
 
 def main() -> None:
     """Measure every extractor on every page and print a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser = command(__doc__)
     parser.add_argument("--development", action="store_true", help="only the pages that may be looked at")
-    default = os.environ.get("TWIN_DATA", Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--data", type=Path, default=Path(default), help="folder with the corpora")
     arguments = parser.parse_args()
-    folder = arguments.data / "zyte-article-extraction"
-    if not folder.is_dir():
-        raise SystemExit(f"the pages are not at {folder}; point --data or TWIN_DATA at the corpora")
-
+    (folder,) = corpora("zyte-article-extraction")
     pages = [page for page in read_pages(folder) if page.is_development or not arguments.development]
     extractors = {
         "ours": ours, "trafilatura": trafilatura, "bs4 paragraphs": paragraphs, "bs4 get_text": all_text,
     }  # fmt: skip
     result = {name: measure(pages, extract) for name, extract in extractors.items()}
-    print(json.dumps(result, indent=2) if arguments.json else table(result))
+    show(result, table, as_json=arguments.json)
 
 
 def read_pages(folder: Path) -> list[Page]:

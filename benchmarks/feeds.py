@@ -1,6 +1,6 @@
 """Feeds: how many of those found in the wild, and of feedparser's conformance cases, become entries with text.
 
-    python benchmarks/feeds.py [--json] [--data FOLDER]
+    python benchmarks/feeds.py [--json]
 
 Two corpora: `feeds-real` (RSS, Atom and JSON Feed as published, some malformed) and the files of feedparser's own test
 suite, tiny and often broken on purpose; many of those have no entry, as they test the head of a feed. The baseline is
@@ -10,9 +10,6 @@ is listed with the reason.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import tarfile
 import time
 from collections import Counter
@@ -24,24 +21,19 @@ from typing import Any
 from llm_twin.collect.feed import Feed, is_full, parse, reading_of
 from llm_twin.collect.fetch import Fetched
 from llm_twin.core.errors import SourceError
+from report import command, corpora, show
 
 
 def main() -> None:
     """Measure both corpora and print a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    default = os.environ.get("TWIN_DATA", Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--data", type=Path, default=Path(default), help="folder with the corpora")
+    parser = command(__doc__)
     arguments = parser.parse_args()
-    real, cases = arguments.data / "feeds-real", arguments.data / "feeds-feedparser-tests" / "feedparser-tests.tar.gz"
-    if not real.is_dir() or not cases.exists():
-        raise SystemExit(f"the feeds are not below {arguments.data}; point --data or TWIN_DATA at the corpora")
-
+    real, cases = corpora("feeds-real", "feeds-feedparser-tests/feedparser-tests.tar.gz")
     result = {
         "real": measure(dict(real_feeds(real))),
         "conformance": measure(dict(conformance_cases(cases))),
     }
-    print(json.dumps(result, indent=2, ensure_ascii=False) if arguments.json else table(result))
+    show(result, table, as_json=arguments.json)
 
 
 def real_feeds(folder: Path) -> Iterator[tuple[str, bytes]]:

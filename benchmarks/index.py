@@ -12,10 +12,8 @@ is processor time per query over all threads.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
-import json
 import os
 import tempfile
 import time
@@ -33,6 +31,7 @@ from llm_twin.adapters.qdrant_edge import QdrantEdgeIndex
 from llm_twin.core.ports import VectorIndex
 from llm_twin.core.records import Chunk, DocumentHeader, Filter, IndexEntry, Query, SparseVector, chunk_id
 from llm_twin.core.vectors import Matrix
+from report import command, show
 
 DIM = 384
 K = 50
@@ -45,8 +44,7 @@ SOURCES = ("files", "medium", "github", "web")
 
 def main() -> None:
     """Measure every size and print a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser = command(__doc__)
     parser.add_argument("--sizes", default="1000,10000,100000", help="numbers of chunks, separated by commas")
     parser.add_argument("--hnsw-above", type=int, help="chunks above which a graph is built instead of scanning")
     parser.add_argument("--folder", type=Path, help="where to build; a temporary folder by default")
@@ -63,9 +61,8 @@ def main() -> None:
         rows.append(ours)
         if size <= BASELINE_UP_TO:
             rows.append(measure_baseline(vectors, questions))
-    print(
-        json.dumps({"cpus": os.cpu_count(), "load": os.getloadavg()[0], "rows": rows}) if options.json else table(rows)
-    )
+    result = {"cpus": os.cpu_count(), "load": os.getloadavg()[0], "rows": rows}
+    show(result, lambda _: table(rows), as_json=options.json)
 
 
 def measure_baseline(vectors: Matrix, questions: Matrix) -> dict[str, Any]:

@@ -5,9 +5,6 @@ python benchmarks/kill.py [--json] [--kills 50] [--documents 120]
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import random
 import signal
 import subprocess
@@ -18,24 +15,26 @@ from pathlib import Path
 from typing import Any
 
 from llm_twin import Twin
+from report import command, corpora, show
 
-DATA = Path(os.environ.get("TWIN_DATA", Path(__file__).parents[2] / "shared" / "data"))
 PROGRAM = "import sys; from llm_twin import Twin; Twin.open(sys.argv[1]).sync()"
 
 
 def main() -> None:
     """Compare a workspace whose syncs were killed with one whose sync was not."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true")
+    parser = command(__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--documents", type=int, default=120)
     options = parser.parse_args()
-    posts = DATA / "blog-simonw-til" / "posts.jsonl"
-    if not posts.is_file():
-        raise SystemExit(f"no {posts}; set TWIN_DATA to the folder with the blogs")
+    (posts,) = corpora("blog-simonw-til/posts.jsonl")
     with tempfile.TemporaryDirectory() as folder:
         result = measure(Path(folder), posts, kills=options.kills, documents=options.documents)
-    print(json.dumps(result) if options.json else "\n".join(f"{name:<24}{value}" for name, value in result.items()))
+    show(result, table, as_json=options.json)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result for people."""
+    return "\n".join(f"{name:<24}{value}" for name, value in result.items())
 
 
 def measure(folder: Path, posts: Path, *, kills: int, documents: int) -> dict[str, Any]:

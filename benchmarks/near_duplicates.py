@@ -1,6 +1,6 @@
 """Near-duplicates: precision and recall on revisions and cross-posts of real posts, beside exact hashes and datasketch.
 
-    python benchmarks/near_duplicates.py [--json] [--data FOLDER] [--sample N] [--seed N]
+    python benchmarks/near_duplicates.py [--json] [--sample N] [--seed N]
 
 From each of three blogs a sample of posts is drawn; of each, versions are made with a seed: *cross-posts* (front
 matter, title, intro line and footer added, links in another style, typographic quotes and dashes, lines wrapped anew,
@@ -20,11 +20,9 @@ The third times 100,000 signatures, 15 % of them near-duplicates.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib.util
 import json
-import os
 import random
 import re
 import sys
@@ -40,6 +38,7 @@ import numpy as np
 
 from llm_twin.core.records import Document, DocumentFeatures
 from llm_twin.features import dedupe
+from report import DATA, command, corpora, show
 
 BLOGS = ("blog-matklad", "blog-simonw-til", "blog-jakearchibald")
 EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
@@ -58,25 +57,18 @@ class Version:
 
 def main() -> None:
     """Run the three parts and print a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    default = os.environ.get("TWIN_DATA", Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--data", type=Path, default=Path(default), help="folder with the corpora")
+    parser = command(__doc__)
     parser.add_argument("--sample", type=int, default=60, help="posts per blog that versions are made of")
     parser.add_argument("--seed", type=int, default=7, help="seed of sampling and editing")
     arguments = parser.parse_args()
-    missing = [name for name in (*BLOGS, "neardup-clough") if not (arguments.data / name).exists()]
-    if missing:
-        raise SystemExit(
-            f"corpora missing at {arguments.data}: {', '.join(missing)}; point --data or TWIN_DATA at them"
-        )
+    corpora(*BLOGS, "neardup-clough")
     result = {
         "similarity": dedupe.DOCUMENT_SIMILARITY,
-        "blogs": {blog: measure_blog(arguments.data / blog, arguments.sample, arguments.seed) for blog in BLOGS},
-        "clough": measure_clough(arguments.data / "neardup-clough" / "docs.jsonl"),
+        "blogs": {blog: measure_blog(DATA / blog, arguments.sample, arguments.seed) for blog in BLOGS},
+        "clough": measure_clough(DATA / "neardup-clough" / "docs.jsonl"),
         "speed": measure_speed(arguments.seed),
     }
-    print(json.dumps(result, indent=2) if arguments.json else table(result))
+    show(result, table, as_json=arguments.json)
 
 
 # --- versions of real posts -----------------------------------------------------------------------------------------

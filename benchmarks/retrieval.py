@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import tempfile
 import time
@@ -28,8 +27,8 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from llm_twin import Twin
+from report import DATA, show
 
-DATA = Path(os.environ.get("TWIN_DATA") or Path(__file__).parents[2] / "shared" / "data")
 COLLECTIONS = ("cranfield", "xquad-en")
 METHODS = ("bm25", "dense", "hybrid", "reranked")
 ADDRESS = "https://collection.invalid/"
@@ -55,7 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         kept = options.workspace or Path(temporary)
         results = {folder.name: measure(folder, kept / folder.name, options.k, options.depth) for folder in folders}
-    print(json.dumps(results, indent=2) if options.json else table(results, options.k))
+    show(results, lambda found: table(found, options.k), as_json=options.json)
 
 
 def measure(folder: Path, workspace: Path, k: int, depth: int) -> dict[str, Any]:

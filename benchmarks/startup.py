@@ -5,12 +5,12 @@ python benchmarks/startup.py [--json] [--runs N]
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import subprocess
 import sys
 import time
+
+from report import command, show
 
 COMMANDS = {
     "python -c pass": ["-c", "pass"],
@@ -21,8 +21,7 @@ COMMANDS = {
 
 def main() -> None:
     """Time each command in turn, again and again, so that a drift of the machine meets all of them."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true")
+    parser = command(__doc__)
     parser.add_argument("--runs", type=int, default=20)
     options = parser.parse_args()
     times: dict[str, list[float]] = {name: [] for name in COMMANDS}
@@ -33,11 +32,12 @@ def main() -> None:
             times[name].append((time.perf_counter() - started) * 1000)
     # The first run of each fills the disk cache and is not counted.
     result = {name: round(statistics.median(values[1:]), 1) for name, values in times.items()}
-    if options.json:
-        print(json.dumps({"median_ms": result, "runs": options.runs}))
-        return
-    for name, median in result.items():
-        print(f"{name:<18}{median:>8.1f} ms")
+    show({"median_ms": result, "runs": options.runs}, lambda _: table(result), as_json=options.json)
+
+
+def table(medians: dict[str, float]) -> str:
+    """The result for people."""
+    return "\n".join(f"{name:<18}{median:>8.1f} ms" for name, median in medians.items())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Citation checking: how often is "this passage supports that sentence" right, beside plain likeness of meaning.
 
-    python benchmarks/support.py [--json] [--data FOLDER]
+    python benchmarks/support.py [--json]
 
 Each case is a claim, a passage, and whether the passage supports the claim.
 
@@ -19,10 +19,8 @@ should have, are chosen on the first half (balanced accuracy); all figures are f
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import os
 import random
 import re
 import tempfile
@@ -39,6 +37,7 @@ from llm_twin.core.ports import Embedder
 from llm_twin.core.records import DocumentHeader, Passage
 from llm_twin.core.text import plain, sentences
 from llm_twin.inference import verify
+from report import DATA, command, corpora, show
 
 BLOGS = ("blog-matklad", "blog-simonw-til", "blog-jakearchibald")
 PER_BLOG = 80
@@ -73,17 +72,13 @@ class Scored:
 
 def main() -> None:
     """Measure and print a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    default = os.environ.get("TWIN_DATA", Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--data", type=Path, default=Path(default), help="folder with the corpora")
+    parser = command(__doc__)
     arguments = parser.parse_args()
-    if not (arguments.data / "sts-b-test").is_dir():
-        raise SystemExit(f"there is no sts-b-test in {arguments.data}; point --data or TWIN_DATA at the corpora")
-    cases = [*paraphrases(arguments.data), *blog_cases(arguments.data)]
+    corpora("sts-b-test", *BLOGS)
+    cases = [*paraphrases(DATA), *blog_cases(DATA)]
     with tempfile.TemporaryDirectory() as cache:
         result = measure(score(cases, cast("Embedder", MiniLmEmbedder(cache_dir=Path(cache)))))
-    print(json.dumps(result, indent=2) if arguments.json else table(result))
+    show(result, table, as_json=arguments.json)
 
 
 def paraphrases(data: Path) -> Iterator[Case]:

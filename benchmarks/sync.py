@@ -7,47 +7,45 @@ The first sync is the baseline: it is what a tool without fingerprints pays ever
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from llm_twin import Twin
+from report import command, corpora, show
 
-DATA = Path(os.environ.get("TWIN_DATA", Path(__file__).parents[2] / "shared" / "data"))
 BLOGS = ("blog-simonw-til", "blog-matklad", "blog-jakearchibald")
 
 
 def main() -> None:
     """Sync a copy of the blogs three times and print what each cost."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true")
+    parser = command(__doc__)
     options = parser.parse_args()
-    missing = [blog for blog in BLOGS if not (DATA / blog / "posts.jsonl").is_file()]
-    if missing:
-        raise SystemExit(f"no {', '.join(missing)} in {DATA}; set TWIN_DATA to the folder with the blogs")
+    blogs = corpora(*BLOGS)
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(Path(folder))
-    if options.json:
-        print(json.dumps({"rows": rows}))
-        return
-    print(f"{'sync':<14}{'documents':>10}{'chunks':>9}{'embedded':>10}{'seconds':>9}{'of first':>10}")
-    for row in rows:
-        share = row["seconds"] / rows[0]["seconds"]
-        print(
-            f"{row['sync']:<14}{row['documents']:>10}{row['chunks']:>9}{row['embedded']:>10}{row['seconds']:>9.2f}{share:>10.1%}"
-        )
+        result = {"rows": measure(Path(folder), blogs)}
+    show(result, table, as_json=options.json)
 
 
-def measure(folder: Path) -> list[dict[str, Any]]:
+def table(result: dict[str, list[dict[str, Any]]]) -> str:
+    """The result for people; the last column compares with the first sync."""
+    lines = [f"{'sync':<14}{'documents':>10}{'chunks':>9}{'embedded':>10}{'seconds':>9}{'of first':>10}"]
+    for row in result["rows"]:
+        counts = f"{row['documents']:>10}{row['chunks']:>9}{row['embedded']:>10}"
+        share = row["seconds"] / result["rows"][0]["seconds"]
+        lines.append(f"{row['sync']:<14}{counts}{row['seconds']:>9.2f}{share:>10.1%}")
+    return "\n".join(lines)
+
+
+def measure(folder: Path, blogs: Sequence[Path]) -> list[dict[str, Any]]:
     """Rows for a first sync, an unchanged one, one after an edit of one word, and one after a removal."""
     posts = folder / "posts"
     posts.mkdir()
-    for blog in BLOGS:
-        (posts / f"{blog}.jsonl").write_bytes((DATA / blog / "posts.jsonl").read_bytes())
+    for blog in blogs:
+        (posts / f"{blog.name}.jsonl").write_bytes((blog / "posts.jsonl").read_bytes())
     Twin.init(folder / "twin", addresses=["../posts"]).close()
     rows = [_sync("first", folder), _sync("unchanged", folder)]
     edited = posts / "blog-matklad.jsonl"

@@ -1,6 +1,6 @@
 """Token vectors for re-ranking: what fewer bits cost in quality, in space and in time.
 
-    python benchmarks/token_packing.py [--json] [--data FOLDER] [--queries N]
+    python benchmarks/token_packing.py [--json] [--queries N]
 
 Every text of Cranfield and XQuAD (English), title included and cut into windows, is embedded once; BM25 and cosine give
 the fifty best each. Those candidates are ordered by MaxSim over the token vectors in several packings: as they are,
@@ -10,10 +10,8 @@ left out. nDCG@10 with binary relevance, for MaxSim alone and added to the stand
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import os
 import tempfile
 import time
 from collections import defaultdict
@@ -27,6 +25,7 @@ import numpy as np
 from llm_twin.adapters.bm25 import Bm25Encoder
 from llm_twin.adapters.minilm import MiniLmEmbedder
 from llm_twin.core.vectors import Matrix, maxsim, pack_tokens
+from report import command, corpora, show
 
 COLLECTIONS = ("cranfield", "xquad-en")
 CANDIDATES = 50
@@ -49,20 +48,15 @@ class Collection:
 
 def main() -> None:
     """Measure and print a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    default = os.environ.get("TWIN_DATA", Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--data", type=Path, default=Path(default), help="folder with the corpora")
+    parser = command(__doc__)
     parser.add_argument("--queries", type=int, default=600, help="at most so many queries per collection")
     arguments = parser.parse_args()
-    for name in COLLECTIONS:
-        if not (arguments.data / name).is_dir():
-            raise SystemExit(f"there is no {name} in {arguments.data}; point --data or TWIN_DATA at the corpora")
+    folders = corpora(*COLLECTIONS)
     with tempfile.TemporaryDirectory() as cache:
         embedder = MiniLmEmbedder(cache_dir=Path(cache))
-        collections = {name: load(arguments.data / name, embedder, arguments.queries) for name in COLLECTIONS}
+        collections = {folder.name: load(folder, embedder, arguments.queries) for folder in folders}
     result = {"packings": {name: quality(collections, name) for name in PACKINGS}, "maxsim_ms": timing()}
-    print(json.dumps(result, indent=2) if arguments.json else table(result))
+    show(result, table, as_json=arguments.json)
 
 
 def load(folder: Path, embedder: MiniLmEmbedder, most: int) -> Collection:
