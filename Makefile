@@ -57,7 +57,7 @@ check: .venv/.check  ## Lint, format, types, docs and workflow checks
 
 bench: .venv/.test  ## Measure every figure of docs/benchmarks.md (an hour or so); results as JSON under .bench/
 	@mkdir -p .bench
-	@for script in benchmarks/*.py; do name=$$(basename $$script .py); echo "== $$name"; \
+	@for script in $(filter-out %/report.py,$(wildcard benchmarks/*.py)); do name=$$(basename $$script .py); echo "== $$name"; \
 		$(BIN)/python $$script --json > .bench/$$name.json || exit 1; done
 
 format: .venv/.check  ## Format the code and mend what the linter can
