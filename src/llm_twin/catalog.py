@@ -27,11 +27,16 @@ PARTS: Mapping[str, Mapping[str, str]] = {
         "slack": "llm_twin.collect.slack:SlackSource",
         "feed": "llm_twin.collect.feed:FeedSource",
         "web": "llm_twin.collect.web:WebSource",
+        "browser": "llm_twin.collect.browser:BrowserSource",
         "files": "llm_twin.collect.files:FilesSource",
     },
     "fetcher": {
         "http": "llm_twin.collect.fetch:Fetcher",
         "policy": "llm_twin.collect.fetch:FetchPolicy",
+    },
+    "browser": {
+        "playwright": "llm_twin.adapters.playwright:PlaywrightBrowser",
+        "selenium": "llm_twin.adapters.selenium:SeleniumBrowser",
     },
     "warehouse": {
         "mongodb": "llm_twin.adapters.mongodb:MongoWarehouse",

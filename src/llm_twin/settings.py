@@ -87,6 +87,17 @@ class FetchSettings(_Section):
     """Whether addresses of your own network and this machine may be fetched."""
 
 
+class BrowserSettings(_Section):
+    """The browser for sources of kind `browser`. It goes where `[fetch]` allows and nowhere else."""
+
+    engine: str = "playwright"
+    """Engine by name: `playwright` or `selenium`."""
+    executable: str = ""
+    """Path of Chromium; empty means the first on the PATH."""
+    timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds a page may take in all: loading, waiting and scrolling."""
+
+
 class CollectSettings(_Section):
     """What is taken out of every document before it is stored, beside secrets, which always are."""
 
@@ -197,6 +208,7 @@ class Settings(_Section):
     sources: tuple[SourceSettings, ...] = ()
     """Where the author publishes; in twin.toml one [[sources]] table each."""
     fetch: FetchSettings = FetchSettings()
+    browser: BrowserSettings = BrowserSettings()
     collect: CollectSettings = CollectSettings()
     warehouse: WarehouseSettings = WarehouseSettings()
     index: IndexSettings = IndexSettings()

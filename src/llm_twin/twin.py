@@ -167,6 +167,7 @@ class Twin:
         self.workspace = workspace
         self.loaded = loaded
         self.settings = loaded.values
+        self._browsers: dict[str, ports.Browser] = {}
 
     @classmethod
     def init(cls, folder: str | Path = ".", *, author: str = "", addresses: Sequence[str] = ()) -> Twin:
@@ -188,6 +189,7 @@ class Twin:
             for part in ("trace_store", "warehouse", "fetcher"):  # a stack closes the last one first
                 if part in self.__dict__:
                     stack.callback(self.__dict__.pop(part).close)
+            stack.callback(self._close_browsers)
 
     def __enter__(self) -> Twin:
         return self
@@ -229,6 +231,7 @@ class Twin:
                         )
                     )
                     collecting.set(items=len(collected[-1].states))
+            self._close_browsers()
             built = features.build(self._features(progress), rebuild=rebuild)
             report = SyncReport(
                 items=tuple(state for each in collected for state in each.states),
@@ -539,6 +542,23 @@ class Twin:
         policy = catalog.part("fetcher", "policy")(**self.settings.fetch.model_dump())
         return build(cache_dir=self.workspace.state / "fetched", policy=policy)
 
+    def browser(self, profile: str = "") -> ports.Browser:
+        """The browser that uses a profile folder, by default none; each is opened once, and closed after a sync."""
+        if profile not in self._browsers:
+            chosen = self.settings.browser
+            self._browsers[profile] = catalog.part("browser", chosen.engine)(
+                proxy=self.fetcher.gate.address,
+                executable=chosen.executable,
+                profile=self.workspace.root / Path(profile).expanduser() if profile else None,
+                timeout_s=chosen.timeout_s,
+                max_bytes=self.settings.fetch.max_bytes,
+            )
+        return self._browsers[profile]
+
+    def _close_browsers(self) -> None:
+        while self._browsers:
+            self._browsers.popitem()[1].close()
+
     @cached_property
     def embedder(self) -> ports.Embedder:
         """Text to vectors."""
@@ -673,6 +693,7 @@ class Twin:
             root=self.workspace.root,
             fetcher=lambda: self.fetcher,
             now=lambda: datetime.now(UTC),
+            browser=self.browser,
         )
         return cast("ports.Source", kind.open(chosen.address, context, **self._options(kind, chosen)))
 

@@ -149,10 +149,16 @@ def render_page(
     `Gone` and `HttpError` as `fetch` does.
     """
     fetcher.permit(url)
+    before = fetcher.gate.latest_problem()
     try:
         rendered = browser.render(url, scroll=scroll, wait_for=wait_for, timeout_s=timeout_s)
     except ItemError as error:
-        raise fetcher.gate.problem(url) or error from None
+        if problem := fetcher.gate.problem(url):
+            raise problem from None
+        problem = fetcher.gate.latest_problem()
+        if problem is None or problem is before:
+            raise
+        raise ItemError(f"{error.reason}; on the way, {problem.reason}", skipped=error.skipped) from None
     if problem := fetcher.gate.problem(rendered.url):
         raise problem
     fetcher.permit(rendered.url, paced=False)

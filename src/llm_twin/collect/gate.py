@@ -51,6 +51,10 @@ class Gate:
         """Why the latest connection to the host of an address did not come about; None when it did."""
         return self._problems.get(urlsplit(url).hostname or "")
 
+    def latest_problem(self) -> ItemError | None:
+        """Why the latest connection of all that did not come about did not."""
+        return next(reversed(self._problems.values()), None)
+
     def close(self) -> None:
         """Take no more connections, and end those that stand."""
         self._server.closing.set()
@@ -118,6 +122,7 @@ class _Passage(socketserver.BaseRequestHandler):
         try:
             site = self.server.connect(url.host, port)
         except ItemError as error:
+            self.server.problems.pop(url.host, None)  # the latest comes last
             self.server.problems[url.host] = error
             raise
         self.server.problems.pop(url.host, None)
