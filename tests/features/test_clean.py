@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,8 +12,6 @@ from hypothesis import strategies as st
 from llm_twin.core.pipeline import LocalRunner, RunReport
 from llm_twin.core.records import Document, content_hash
 from llm_twin.features.clean import boilerplate_lines, clean, cleaning, relevant, repair, site
-
-DATA = Path(os.environ.get("TWIN_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 SIGN_OFF = "Thanks for reading!\n\nMira"
 BODIES = {
@@ -209,11 +205,8 @@ def test_only_boilerplate_lines_are_ever_lost_from_a_page_without_comments(lines
 
 
 @pytest.mark.parametrize("blog", ["blog-matklad", "blog-simonw-til", "blog-jakearchibald"])
-def test_no_character_of_a_real_blog_is_lost_even_if_it_were_crawled(blog):
-    path = DATA / blog / "posts.jsonl"
-    if not path.exists():
-        pytest.skip(f"the corpus {blog} is not at {path}; set TWIN_DATA to the folder with the corpora")
-    posts = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def test_no_character_of_a_real_blog_is_lost_even_if_it_were_crawled(corpus, blog):
+    posts = [json.loads(line) for line in corpus(f"{blog}/posts.jsonl").read_text(encoding="utf-8").splitlines()]
     documents = [document(post["text"], title=post["title"], name=post["id"]) for post in posts]
     boilerplate = boilerplate_lines(documents)
     assert [each.id for each in documents if clean(each, boilerplate) != each] == []

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,8 +12,6 @@ from hypothesis import strategies as st
 from llm_twin.core.pipeline import Dropped, LocalRunner, RunReport
 from llm_twin.core.records import Document
 from llm_twin.features.quality import assess, gate
-
-DATA = Path(os.environ.get("TWIN_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
 def document(text, *, title="", name="d"):
@@ -97,7 +93,7 @@ def test_every_text_is_either_kept_or_refused_for_a_known_reason(text):
 
 
 @pytest.mark.parametrize(
-    ("corpus", "empty"),
+    ("name", "empty"),
     [
         ("blog-matklad/posts.jsonl", []),
         ("blog-simonw-til/posts.jsonl", []),
@@ -106,11 +102,8 @@ def test_every_text_is_either_kept_or_refused_for_a_known_reason(text):
         ("xquad-en/corpus.jsonl", []),
     ],
 )
-def test_of_real_corpora_only_empty_documents_are_refused(corpus, empty):
-    path = DATA / corpus
-    if not path.exists():
-        pytest.skip(f"the corpus {corpus} is not at {path}; set TWIN_DATA to the folder with the corpora")
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def test_of_real_corpora_only_empty_documents_are_refused(corpus, name, empty):
+    records = [json.loads(line) for line in corpus(name).read_text(encoding="utf-8").splitlines()]
     reasons = {
         record.get("id") or record["_id"]: assess(document(record["text"], title=record["title"])) for record in records
     }

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import random
 import string
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -20,7 +18,6 @@ from hypothesis import strategies as st
 from llm_twin.core.records import Document, Redaction
 from llm_twin.features.redact import SecretRedactor
 
-DATA = Path(os.environ.get("TWIN_DATA", Path(__file__).parents[3] / "shared" / "data"))
 RANDOM = random.Random(20260102)
 HEX = "0123456789abcdef"
 ALNUM = string.ascii_letters + string.digits
@@ -200,12 +197,9 @@ def test_the_fingerprint_is_stable_between_redactors(redactor):
 
 
 @pytest.mark.parametrize(
-    ("corpus", "real_key_ids"), [("blog-matklad", 0), ("blog-simonw-til", 3), ("blog-jakearchibald", 0)]
+    ("blog", "real_key_ids"), [("blog-matklad", 0), ("blog-simonw-til", 3), ("blog-jakearchibald", 0)]
 )
-def test_in_three_real_blogs_only_real_looking_key_ids_are_found(redactor, corpus, real_key_ids):
-    path = DATA / corpus / "posts.jsonl"
-    if not path.exists():
-        pytest.skip(f"the corpus {corpus} is not at {path}; set TWIN_DATA to the folder with the corpora")
-    texts = [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
+def test_in_three_real_blogs_only_real_looking_key_ids_are_found(redactor, corpus, blog, real_key_ids):
+    texts = [json.loads(line)["text"] for line in corpus(f"{blog}/posts.jsonl").read_text("utf-8").splitlines()]
     kinds = [each.kind for text in texts for each in redactor.redact(document(text))[1]]
     assert kinds == ["aws-access-key"] * real_key_ids
