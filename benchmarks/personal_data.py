@@ -1,6 +1,6 @@
 """Personal data: precision and recall per kind on labelled texts, beside Presidio's patterns; what real blogs hold.
 
-    python benchmarks/personal_data.py [--json] [--show] [--data FOLDER]
+    python benchmarks/personal_data.py [--json] [--show]
 
 The labelled texts are the 1,500 synthetic ones of presidio-research (names, numbers and addresses from a generator,
 with their places). A labelled place counts as found when a finding of its kind overlaps it; a finding is right when it
@@ -18,9 +18,7 @@ score of 0.4 on. It knows no addresses. Throughput is that of the finder alone, 
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import sys
 import time
 from collections import Counter
@@ -34,6 +32,7 @@ from llm_twin.core.errors import MissingExtra
 from llm_twin.core.records import PersonalSpan
 from llm_twin.core.text import code_spans
 from llm_twin.features.personal import KINDS, PatternFinder
+from report import command, corpora, show
 
 BLOGS = ("blog-matklad", "blog-simonw-til", "blog-jakearchibald")
 LABELS = {
@@ -60,22 +59,15 @@ class Labelled:
 
 def main() -> None:
     """Run both parts and print tables or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser = command(__doc__)
     parser.add_argument("--show", action="store_true", help="print every finding of ours in the blogs first")
-    default = os.environ.get("TWIN_DATA", Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--data", type=Path, default=Path(default), help="folder with the corpora")
     arguments = parser.parse_args()
-    missing = [name for name in (*BLOGS, "pii-presidio") if not (arguments.data / name).exists()]
-    if missing:
-        raise SystemExit(
-            f"corpora missing at {arguments.data}: {', '.join(missing)}; point --data or TWIN_DATA at them"
-        )
+    texts, *blogs = corpora("pii-presidio/synth_v2.jsonl", *BLOGS)
     found = finders()
-    labelled = read_labelled(arguments.data / "pii-presidio" / "synth_v2.jsonl")
-    posts = [text for blog in BLOGS for text in read_posts(arguments.data / blog)]
+    labelled = read_labelled(texts)
+    posts = [text for blog in blogs for text in read_posts(blog)]
     if arguments.show:
-        show(found["ours"], posts)
+        show_findings(found["ours"], posts)
     result = {
         "texts": len(labelled),
         "posts": len(posts),
@@ -84,7 +76,7 @@ def main() -> None:
             for name, finder in found.items()
         },
     }
-    print(json.dumps(result, indent=2) if arguments.json else table(result))
+    show(result, table, as_json=arguments.json)
 
 
 def finders() -> dict[str, Finder]:
@@ -173,7 +165,7 @@ def in_code(span: PersonalSpan, code: Sequence[tuple[int, int]]) -> bool:
     return any(start <= span.start < end for start, end in code)
 
 
-def show(finder: Finder, posts: Sequence[str]) -> None:
+def show_findings(finder: Finder, posts: Sequence[str]) -> None:
     """Every finding with its surroundings, for a reader to judge."""
     for post in posts:
         for span in finder.find(post):
