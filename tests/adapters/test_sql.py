@@ -326,7 +326,9 @@ def test_a_folder_that_cannot_be_made_is_an_error_that_says_why(tmp_path):
         SqlWarehouse(f"sqlite:///{tmp_path}/file/twin.db")
 
 
-@pytest.mark.parametrize("wrong", ["mysql://u@h/d", "not a url", "sqlite://", "sqlite:///:memory:", ""])
+@pytest.mark.parametrize(
+    "wrong", ["mysql://u@h/d", "postgresql://h:x/d", "not a url", "sqlite://", "sqlite:///:memory:", ""]
+)
 def test_a_url_it_cannot_use_is_an_error_that_shows_the_right_form(wrong):
     with pytest.raises(ConfigError, match=r"write sqlite:///folder/twin\.db or postgresql://user@host/database"):
         SqlWarehouse(wrong)
@@ -361,6 +363,13 @@ def test_a_malformed_url_is_shown_without_the_password():
     with pytest.raises(ConfigError) as caught:
         SqlWarehouse("postgresql//ann:s3cret@host/twin")
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_password_with_an_at_sign_is_refused_before_half_of_it_passes_for_a_host():
+    with pytest.raises(ConfigError, match=r"postgresql://\*\*\*@host/twin.*write %40 for an @") as caught:
+        SqlWarehouse("postgresql://ann:first@second@host/twin")
+    assert "first" not in str(caught.value)
+    assert "second" not in str(caught.value)
 
 
 def test_the_representation_names_the_database_and_hides_the_password(postgres_database):

@@ -403,11 +403,13 @@ class _Database:
 
 
 def _parse(url: str) -> sa.URL:
+    shown = re.sub(r"//.*@", "//***@", url)
     try:
         parsed = sa.make_url(url)
-    except ArgumentError:
-        shown = re.sub(r"//[^@]*@", "//***@", url)
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
         raise ConfigError(f"not a database URL: {shown!r}; {_URL_FORMS}") from None
+    if "@" in (parsed.host or ""):  # or half of the password would be shown as the host
+        raise ConfigError(f"not a database URL: {shown!r}; write %40 for an @ in the user or password")
     backend = "postgresql" if parsed.drivername == "postgres" else parsed.get_backend_name()
     if backend == "postgresql":
         return parsed.set(drivername="postgresql+psycopg")
