@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -53,19 +53,15 @@ def generate(
     max_tokens: int = 800,
     prompt_tokens: int = 6000,
     temperature: float = 0.3,
-    seed: int | None = None,
-    count: Callable[[str], int] | None = None,
 ) -> Generator[str, None, Draft]:
     """Answer `question` from `passages`; yields the text as it comes and returns the `Draft`.
 
-    The prompt keeps within `prompt_tokens` by `count` (an estimate on the safe side unless given): earlier turns go
-    first, oldest first, then exemplars, then the last passages. Closing the generator cancels the model.
+    The prompt keeps within `prompt_tokens` as `estimate_tokens` counts them: earlier turns go first, oldest first, then
+    exemplars, then the last passages. Closing the generator cancels the model.
     Raises `ModelError` when the model fails, says nothing, or when not even one passage fits.
     """
-    messages, notes = _fit(
-        question, passages, author, voice_notes(voice), exemplars, history, prompt_tokens, count or estimate_tokens
-    )
-    reply = yield from stream(model, messages, author=author, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    messages, notes = _fit(question, passages, author, voice_notes(voice), exemplars, history, prompt_tokens)
+    reply = yield from stream(model, messages, author=author, max_tokens=max_tokens, temperature=temperature)
     return Draft(reply.text, reply.usage, model.name, version(ANSWER), (*notes, *reply.notes))
 
 
@@ -85,7 +81,6 @@ def stream(
     author: str,
     max_tokens: int,
     temperature: float,
-    seed: int | None = None,
 ) -> Generator[str, None, Reply]:
     """The model's reply to `messages`, artefacts stripped. Raises `ModelError` when it fails or says nothing."""
     last = Delta()
@@ -97,7 +92,7 @@ def stream(
             last = delta
             yield delta.text
 
-    deltas = model.stream(messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    deltas = model.stream(messages, max_tokens=max_tokens, temperature=temperature)
     with ExitStack() as stack:
         stack.callback(getattr(deltas, "close", lambda: None))
         for piece in without_artefacts(texts(deltas), author=author):
@@ -163,14 +158,13 @@ def _fit(
     exemplars: Sequence[str],
     history: Sequence[Message],
     prompt_tokens: int,
-    count: Callable[[str], int],
 ) -> tuple[list[Message], list[str]]:
     """The messages within the budget, and notes on what did not fit."""
     turns = [Message(turn.role, uncited(turn.content)) for turn in history]
     examples, shown = list(exemplars), list(passages)
     while True:
         messages = render_answer(question, shown, author=author, voice=voice, examples=examples, history=turns)
-        needed = sum(count(message.content) for message in messages)
+        needed = sum(estimate_tokens(message.content) for message in messages)
         if needed <= prompt_tokens:
             break
         if turns:
