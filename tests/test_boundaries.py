@@ -17,7 +17,7 @@ DOORS = {"cli", "server"}
 CORE_FOR_DOORS = {"llm_twin.core.records", "llm_twin.core.errors"}
 VENDORS = {
     "sqlalchemy", "psycopg", "pymongo", "qdrant_client", "qdrant_edge", "openvino", "tokenizers", "openai",
-    "opentelemetry", "mlflow", "sagemaker", "zenml", "huggingface_hub", "safetensors",
+    "opentelemetry", "mlflow", "sagemaker", "zenml", "huggingface_hub", "safetensors", "playwright", "selenium",
 }  # fmt: skip
 
 

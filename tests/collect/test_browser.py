@@ -223,21 +223,25 @@ def test_robots_txt_decides_about_the_address_the_browser_arrived_at(fetcher, si
 
 
 @needs_chromium
-def test_a_redirect_or_script_that_leads_inside_is_refused_with_the_reason(outside, site):
-    pytest.importorskip("playwright", reason="needs the extra llm-twin[browser]")
+@pytest.mark.parametrize("engine", ["playwright", "selenium"])
+def test_a_redirect_or_script_that_leads_inside_is_refused_with_the_reason(outside, site, engine):
+    pytest.importorskip(engine, reason=f"needs {engine}")
     fetcher, dialler, _ = outside
     site.redirects["/redirect"] = "http://inside.example/secrets"
     site.pages["/script"] = "<script>location = 'https://inside.example/secrets'</script>"
-    site.pages["/asks"] = """<p>Mine.<script>fetch('http://inside.example/secrets', {mode: 'no-cors'}).then(
-        () => document.body.append('Got it.'), () => document.body.append('No way.'))</script>"""
-    opened = catalog.part("browser", "playwright")(proxy=fetcher.gate.address, timeout_s=20)
+    site.pages["/asks"] = f"""<p>Mine.<img src={site.url}/loopback><script>
+        fetch('http://inside.example/secrets', {{mode: 'no-cors'}});
+        fetch('{site.url}/loopback', {{mode: 'no-cors'}});
+        new WebSocket('ws://localhost:{site.url.rpartition(":")[2]}/loopback');
+        </script><iframe src={site.url}/loopback></iframe>"""
+    opened = catalog.part("browser", engine)(proxy=fetcher.gate.address, timeout_s=20)
     try:
         for path in ("/redirect", "/script"):
             with pytest.raises(ItemError, match=r"inside.example leads to 10.0.0.7, which is a private address"):
                 render_page(f"http://jane.example{path}", fetcher=fetcher, browser=opened, now=lambda: NOW)
         page = render_page("http://jane.example/asks", fetcher=fetcher, browser=opened, now=lambda: NOW)
         assert "Mine." in page.text
-        assert "/secrets" not in site.asked
+        assert [path for path in site.asked if path in ("/secrets", "/loopback")] == []
         assert set(dialler.dialled) == {PUBLIC}
     finally:
         opened.close()

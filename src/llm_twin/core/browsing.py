@@ -289,6 +289,8 @@ def not_started(executable: str, message: str, profile: Path | None) -> SourceEr
     """Why Chromium did not start, from what the engine says."""
     if profile and (_IN_USE.search(message) or os.path.lexists(profile / "SingletonLock")):
         return SourceError(f"the browser profile {profile} is in use; close the browser that has it open and try again")
+    if "No usable sandbox" in message:
+        return SourceError(f"{executable} found no sandbox that works here; run: apt-get install chromium-sandbox")
     return SourceError(
         f"{executable} could not be started: {_first_line(message)}; try it by hand: {executable} --version"
     )
