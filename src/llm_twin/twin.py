@@ -267,7 +267,9 @@ class Twin:
     ) -> Iterator[SyncReport | TwinError]:
         """Sync again and again, for ever: every source each `every_s` seconds, a local one within `poll_s` of a change.
 
-        Yields the report of each sync, or the error it ended in; the next one is tried all the same.
+        Yields the report of each sync, or the error it ended in; the next one is tried all the same. A local change
+        that turns out to be none is not reported. Settings are read once, so a `ConfigError` would come back for ever
+        and is raised.
         """
         while True:
             # Listed before each sync, never after: what changes while one runs is seen at the next poll.
@@ -279,12 +281,17 @@ class Twin:
                 now = self._local_listings()
                 changed = [address for address, listing in now.items() if listing != seen.get(address)]
                 if changed:
-                    yield self._attempt(changed, progress)
+                    result = self._attempt(changed, progress)
                     seen |= now
+                    # The version of a file just written changes once more as it ages, and then nothing else did.
+                    if isinstance(result, TwinError) or result.problems or _did_something(result):
+                        yield result
 
     def _attempt(self, addresses: Sequence[str], progress: ports.Progress | None) -> SyncReport | TwinError:
         try:
-            return self.sync(addresses, progress=progress, wait_s=60.0)
+            return self.sync(addresses, progress=progress, wait_s=WATCH_WAIT_S)
+        except ConfigError:
+            raise
         except TwinError as error:
             return error
 
@@ -355,14 +362,11 @@ class Twin:
 
     def _forget_elsewhere(self, documents: Mapping[str, Document]) -> None:
         """Take documents out of what other runs reported, and their pages out of the cache of fetched ones."""
-        for run in self.warehouse.runs(limit=1_000_000):
-            left_out = [drop for drop in run.outputs.get("left_out", ()) if not _names_any(drop, documents)]
-            dropped = [drop for drop in run.report.get("dropped", ()) if not _names_any(drop, documents)]
-            if len(left_out) < len(run.outputs.get("left_out", ())) or len(dropped) < len(
-                run.report.get("dropped", ())
-            ):
-                outputs = {**run.outputs, "left_out": left_out}
-                self.warehouse.save_run(replace(run, outputs=outputs, report={**run.report, "dropped": dropped}))
+        for run in self.warehouse.runs(limit=ALL_RUNS):
+            outputs = _without(run.outputs, "left_out", documents)
+            report = _without(run.report, "dropped", documents)
+            if (outputs, report) != (run.outputs, run.report):
+                self.warehouse.save_run(replace(run, outputs=outputs, report=report))
         for document in documents.values():
             for url in (document.url, *document.also_at):
                 if url and url.startswith("http"):
@@ -817,6 +821,12 @@ class Twin:
         return Check(name, True, f"none in the settings; {server} answers at {base_url}", remedy)
 
 
+WATCH_WAIT_S = 60.0
+"""Seconds a watching sync waits for another writer, mostly a sync by hand, before it reports a failure."""
+
+ALL_RUNS = 1_000_000
+"""More runs than any workspace has: one a minute for two years."""
+
 ENOUGH_BYTES = 1_000_000_000
 """Free disk below which `doctor` warns: a generation is copied before it is edited."""
 
@@ -826,6 +836,16 @@ def _is_meant(item: ItemState, documents: Mapping[str, Document], target: str) -
     document = documents.get(item.document_id or "")
     named = (document.id, document.url, document.author, *document.also_at) if document else ()
     return target in (item.source, item.key, *named)
+
+
+def _did_something(report: SyncReport) -> bool:
+    return any(item.outcome not in ("unchanged", "skipped") for item in report.items)
+
+
+def _without(told: Mapping[str, Any], key: str, documents: Mapping[str, Document]) -> dict[str, Any]:
+    """What a run told, less those entries of its list `key` that name one of these documents."""
+    kept = [drop for drop in told.get(key, ()) if not _names_any(drop, documents)]
+    return {**told, key: kept} if key in told else dict(told)
 
 
 def _names_any(drop: Mapping[str, str], documents: Mapping[str, Document]) -> bool:
