@@ -45,7 +45,7 @@ def test_the_prompt_carries_voice_examples_history_without_citations_and_every_p
     voice = VoiceProfile("Ada", 3, 900, {"exclamations": 0.0}, {}, openers=("So",), phrases=("plain old SQL",))
     history = [Message("user", "ORMs?"), Message("assistant", "I avoid them [1][2?].")]
     with ScriptedLlm([says("ok")]) as server:
-        drafted(server, voice=voice, exemplars=["It just works."], history=history)
+        drafted(server, voice=voice, examples=["It just works."], history=history)
     system, *turns, user = (message["content"] for message in server.requests[0]["messages"])
     assert turns == ["ORMs?", "I avoid them."]
     assert "Hardly ever uses exclamation marks." in system
@@ -60,7 +60,7 @@ def test_when_room_is_short_history_goes_first_then_examples_then_the_last_passa
     with ScriptedLlm(always=says("ok")) as server:
 
         def sent(budget):
-            _, draft = drafted(server, history=history, exemplars=["Tone. " * 60], prompt_tokens=budget)
+            _, draft = drafted(server, history=history, examples=["Tone. " * 60], prompt_tokens=budget)
             messages = server.requests[-1]["messages"]
             assert sum(estimate_tokens(message["content"]) for message in messages) <= budget
             text = messages[0]["content"] + messages[-1]["content"]
@@ -75,7 +75,7 @@ def test_when_room_is_short_history_goes_first_then_examples_then_the_last_passa
 
 
 def _messages(server, history):
-    drafted(server, history=history, exemplars=["Tone. " * 60], prompt_tokens=10**6)
+    drafted(server, history=history, examples=["Tone. " * 60], prompt_tokens=10**6)
     return [Message(message["role"], message["content"]) and message for message in server.requests[-1]["messages"]]
 
 

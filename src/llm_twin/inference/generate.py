@@ -48,7 +48,7 @@ def generate(
     model: LanguageModel,
     author: str,
     voice: VoiceProfile | None = None,
-    exemplars: Sequence[str] = (),
+    examples: Sequence[str] = (),
     history: Sequence[Message] = (),
     max_tokens: int = 800,
     prompt_tokens: int = 6000,
@@ -57,10 +57,10 @@ def generate(
     """Answer `question` from `passages`; yields the text as it comes and returns the `Draft`.
 
     The prompt keeps within `prompt_tokens` as `estimate_tokens` counts them: earlier turns go first, oldest first, then
-    exemplars, then the last passages. Closing the generator cancels the model.
+    examples, then the last passages. Closing the generator cancels the model.
     Raises `ModelError` when the model fails, says nothing, or when not even one passage fits.
     """
-    messages, notes = _fit(question, passages, author, voice_notes(voice), exemplars, history, prompt_tokens)
+    messages, notes = _fit(question, passages, author, voice_notes(voice), examples, history, prompt_tokens)
     reply = yield from stream(model, messages, author=author, max_tokens=max_tokens, temperature=temperature)
     return Draft(reply.text, reply.usage, model.name, version(ANSWER), (*notes, *reply.notes))
 
@@ -155,13 +155,13 @@ def _fit(
     passages: Sequence[Passage],
     author: str,
     voice: str,
-    exemplars: Sequence[str],
+    examples: Sequence[str],
     history: Sequence[Message],
     prompt_tokens: int,
 ) -> tuple[list[Message], list[str]]:
     """The messages within the budget, and notes on what did not fit."""
     turns = [Message(turn.role, uncited(turn.content)) for turn in history]
-    examples, shown = list(exemplars), list(passages)
+    examples, shown = list(examples), list(passages)
     while True:
         messages = render_answer(question, shown, author=author, voice=voice, examples=examples, history=turns)
         needed = sum(estimate_tokens(message.content) for message in messages)

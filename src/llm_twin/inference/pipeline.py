@@ -56,8 +56,8 @@ from llm_twin.inference.understand import (
 __all__ = ["Conversation", "Parts", "answer", "answer_of", "search", "typed_filter", "write"]
 
 # Paragraphs that show the model the author's tone, and the fewest words that show any.
-EXEMPLARS = 2
-EXEMPLAR_WORDS = 40
+EXAMPLES = 2
+EXAMPLE_WORDS = 40
 
 T = TypeVar("T")
 
@@ -302,7 +302,7 @@ def _generated(
             model=model,
             author=author,
             voice=parts.store.profiles().get(author),
-            exemplars=_exemplars(passages),
+            examples=_examples(passages),
             history=history,
             max_tokens=parts.max_tokens,
             temperature=parts.temperature,
@@ -356,7 +356,7 @@ def _write(topic: str, kind: str, length: int, model: LanguageModel, parts: Part
             author=author,
             embedder=parts.embedder,
             voice=parts.store.profiles().get(author),
-            exemplars=_exemplars(retrieve(topic)),
+            examples=_examples(retrieve(topic)),
             temperature=parts.temperature,
         )
         root.set(answer=answered.mode)
@@ -364,10 +364,10 @@ def _write(topic: str, kind: str, length: int, model: LanguageModel, parts: Part
     yield Done(replace(answered, timings_ms=clock.timings_ms))
 
 
-def _exemplars(passages: Sequence[Passage]) -> list[str]:
+def _examples(passages: Sequence[Passage]) -> list[str]:
     """Paragraphs of the author's own prose from the passages that answer least: for the tone, not for what they say."""
     paragraphs = [paragraph for passage in reversed(passages) for paragraph in prose(passage.text)]
-    return [text for text in paragraphs if len(words(text)) >= EXEMPLAR_WORDS][:EXEMPLARS]
+    return [text for text in paragraphs if len(words(text)) >= EXAMPLE_WORDS][:EXAMPLES]
 
 
 # --- what a person types --------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def write(
     author: str,
     embedder: Embedder,
     voice: VoiceProfile | None = None,
-    exemplars: Sequence[str] = (),
+    examples: Sequence[str] = (),
     temperature: float = 0.3,
 ) -> Generator[Passages | TextDelta, None, Answer]:
     """Draft a `post`, an `article` or a `thread` of about `length` words on `topic`.
@@ -69,7 +69,7 @@ def write(
         text = f"I find nothing in what {author} has published to write about this from."
         yield TextDelta(text)
         return Answer(text, "abstained", model=model.name)
-    draft = _Draft(model, author, voice_notes(voice), tuple(exemplars), kind, temperature)
+    draft = _Draft(model, author, voice_notes(voice), tuple(examples), kind, temperature)
     outline = draft.outline(topic, found, length)
     yield from draft.opening(outline.title)
     words = max(length // len(outline.sections), 20)
@@ -86,7 +86,7 @@ class _Draft:
     model: LanguageModel
     author: str
     voice: str
-    exemplars: tuple[str, ...]
+    examples: tuple[str, ...]
     kind: str
     temperature: float
     lines: list[str] = field(default_factory=list)
@@ -148,7 +148,7 @@ class _Draft:
             kind=self.kind,
             length=words,
             voice=self.voice,
-            examples=self.exemplars,
+            examples=self.examples,
         )
         reply = stream(
             self.model,
