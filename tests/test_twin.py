@@ -372,3 +372,8 @@ def test_a_cross_post_is_one_document_that_names_both_places(twin: Twin, posts: 
     assert [(document.url, document.also_at) for document in found] == [
         ("https://blog.example.org/sailing", ("https://mirror.example.org/sailing",))
     ]
+
+
+def test_watching_ends_at_once_where_nothing_is_named_to_watch(tmp_path: Path) -> None:
+    with Twin.init(tmp_path / "idle") as twin, pytest.raises(ConfigError, match="names no sources"):
+        next(twin.watch())
