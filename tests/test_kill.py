@@ -46,7 +46,10 @@ def test_killed_syncs_end_in_the_same_state_as_an_undisturbed_one(tmp_path: Path
         assert twin.warehouse.embedding_keys() == calm.warehouse.embedding_keys()
         again = twin.sync()
         assert (again.embedded, again.documents["unchanged"]) == (0, 60)
-        assert len(list((stormy / ".twin" / "index").glob("g*"))) <= 2, "drafts of killed writers are cleared"
+        folders = [path.name for path in (stormy / ".twin" / "index").iterdir() if path.is_dir()]
+        assert not [name for name in folders if name.startswith(("draft-", "gone-"))], "killed writers left drafts"
+        # A writer killed between the flip and the clearing leaves the generation before, until the next one is written.
+        assert len(folders) <= 2
     calm.close()
 
 
