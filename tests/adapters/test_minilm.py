@@ -530,6 +530,11 @@ def test_cross_encoder_scores_no_hits_without_a_model(tmp_path):
     assert CrossEncoderReranker(weights=str(write_classifier(tmp_path / "m"))).scores("fox?", []) == []
 
 
+def test_a_cross_encoder_without_weights_says_which_setting_names_them():
+    with pytest.raises(ModelMissing, match=r"search\.reranker_weights is empty; set it to a folder"):
+        CrossEncoderReranker(weights="")
+
+
 def test_cross_encoder_refuses_classifiers_of_several_classes_and_plain_encoders(tmp_path):
     several = CrossEncoderReranker(weights=str(write_classifier(tmp_path / "several", outputs=3)))
     with pytest.raises(ModelError, match="3 outputs, and a re-ranker has one"):

@@ -189,6 +189,11 @@ class CrossEncoderReranker:
     def __init__(
         self, *, weights: str, precision: Precision = "default", threads: int | None = None, batch_tokens: int = 4096
     ) -> None:
+        if not weights:  # for the embedder that means the installed ones, which are no classifier
+            raise ModelMissing(
+                "the cross-encoder has no weights, since search.reranker_weights is empty; set it to a folder, or to "
+                "hub:cross-encoder/ms-marco-MiniLM-L-6-v2"
+            )
         self.folder = _weights_folder(weights)
         self._config = _bert_config(self.folder)
         self._precision = precision
