@@ -268,12 +268,11 @@ def documents(features: Sequence[DocumentFeatures], *, similarity: float = DOCUM
     return Deduplication(found.kept, {**found.dropped, **same}, {**found.similarity, **dict.fromkeys(same, 1.0)})
 
 
-def chunks(features: Sequence[DocumentFeatures], *, similarity: float = CHUNK_SIMILARITY) -> Deduplication:
+def chunks(features: Sequence[DocumentFeatures]) -> Deduplication:
     """Which chunks stay when of each author's repeated passages (a biography, a footer) only the first does.
 
-    Precedence is that of the documents, then the order in the text. Stricter than for documents: at least
-    `CHUNK_SIMILARITY` whatever `similarity` says, the same numbers in the same order, and within one document only when
-    identical.
+    Precedence is that of the documents, then the order in the text. Stricter than for documents: from
+    `CHUNK_SIMILARITY`, with the same numbers in the same order, and within one document only when identical.
     """
     ordered = sorted(features, key=lambda each: precedence(each.document))
     found = {chunk.id: chunk for each in ordered for chunk in each.chunks}
@@ -290,7 +289,7 @@ def chunks(features: Sequence[DocumentFeatures], *, similarity: float = CHUNK_SI
     return _merged(
         near_duplicates(
             [pair for each in group for pair in _signed(each)],
-            threshold=max(similarity, CHUNK_SIMILARITY),
+            threshold=CHUNK_SIMILARITY,
             verify=verify,
         )
         for group in _by_author(ordered)
