@@ -377,3 +377,11 @@ def test_a_cross_post_is_one_document_that_names_both_places(twin: Twin, posts: 
 def test_watching_ends_at_once_where_nothing_is_named_to_watch(tmp_path: Path) -> None:
     with Twin.init(tmp_path / "idle") as twin, pytest.raises(ConfigError, match="names no sources"):
         next(twin.watch())
+
+
+def test_what_was_forgotten_stays_forgotten_when_its_whole_source_is(twin: Twin) -> None:
+    twin.sync()
+    twin.forget("On ORMs")
+    twin.forget("../posts")
+    assert twin.sync().documents["added"] == 2
+    assert {header.title for header in twin.documents()} == {"Code review", "Tomatoes"}

@@ -47,6 +47,8 @@ class SourceSettings(_Section):
     """Kind of source by name; empty recognises it from the address."""
     author: str = ""
     """Author of what is found here; empty means `author.name`."""
+    render: bool = False
+    """Whether pages are read through a browser, for sites that scripts build; the same as `kind = "browser"`."""
 
     @property
     def options(self) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from llm_twin.core.records import (
     Answer,
     Author,
     Document,
+    DocumentHeader,
     Done,
     Filter,
     Hit,
@@ -317,21 +318,10 @@ class Twin:
 
         with self.workspace.writing(wait_s=wait_s), self.tracer.span("forget") as span, self._run("forget") as run:
             documents = {document.id: document for document in self.warehouse.documents()}
-            items: list[ItemState] = []
-            others: list[ItemState] = []
-            for item in self.warehouse.items():
-                (items if _is_meant(item, documents, target) else others).append(item)
-            # What another source lists as well stays its document.
-            ids = {item.document_id for item in items} - {item.document_id for item in others}
-            gone = {name: document for name, document in documents.items() if name in ids}
+            items, gone = self._meant(target, documents)
             authors = {each.author for each in gone.values()}.difference(
                 each.author for name, each in documents.items() if name not in gone
             )
-            if not items:
-                raise NotFound(
-                    f"nothing was collected of {target!r}; name a document's id or URL, a source or an author as "
-                    f"`twin status --json` shows them"
-                )
             embedded = self._embedding_keys(gone)
             by_source = all(item.source == target for item in items)
             collect.forget(items, store=self.warehouse, now=datetime.now(UTC), for_good=not by_source)
@@ -350,6 +340,25 @@ class Twin:
             span.set(documents=len(gone), items=len(items))
             run["outputs"] = {"documents": len(gone), "items": len(items)}
         return Forgotten(tuple(sorted(gone)), tuple(item.key for item in items), left)
+
+    def meant_by(self, target: str) -> list[DocumentHeader]:
+        """The documents that `forget` would delete. Raises `NotFound` when nothing of that name was collected."""
+        documents = {document.id: document for document in self.warehouse.documents()}
+        return [document.header for document in self._meant(target, documents)[1].values()]
+
+    def _meant(self, target: str, documents: Mapping[str, Document]) -> tuple[list[ItemState], dict[str, Document]]:
+        """Items that a person names, and those of their documents that no other item brings as well."""
+        items: list[ItemState] = []
+        others: list[ItemState] = []
+        for item in self.warehouse.items():
+            (items if _is_meant(item, documents, target) else others).append(item)
+        if not items:
+            raise NotFound(
+                f"nothing was collected of {target!r}; name a document's id, title or URL, a source or an author as "
+                f"`twin documents` and `twin status` show them"
+            )
+        ids = {item.document_id for item in items} - {item.document_id for item in others}
+        return items, {name: document for name, document in documents.items() if name in ids}
 
     def _embedding_keys(self, documents: Mapping[str, Document]) -> set[str]:
         """Keys of embeddings that only chunks of these documents use."""
@@ -396,6 +405,12 @@ class Twin:
             profiles=self.warehouse.profiles(),
             last_sync=runs[0] if runs else None,
         )
+
+    def documents(self) -> list[DocumentHeader]:
+        """What was collected, newest first; undated documents last."""
+        headers = [features.document.header for features in self.warehouse.features()]
+        undated = datetime.min.replace(tzinfo=UTC)
+        return sorted(headers, key=lambda header: (header.published_at or undated, header.title), reverse=True)
 
     def document(self, document_id: str) -> Document:
         """A document as cleaned, in which all offsets stand. Raises `NotFound`."""
@@ -691,7 +706,8 @@ class Twin:
         """The source of a [[sources]] table, its options checked against what its kind takes."""
         from llm_twin.collect import pipeline as collect
 
-        kind = catalog.part("source", chosen.kind or self._recognise(chosen.address))
+        name = chosen.kind or ("browser" if chosen.render else self._recognise(chosen.address))
+        kind = catalog.part("source", name)
         context = collect.SourceContext(
             author=chosen.author or self.settings.author.name,
             root=self.workspace.root,
@@ -755,7 +771,9 @@ class Twin:
             yield result
         except BaseException as error:
             report = {"error": str(error) or type(error).__name__}
-            self.warehouse.save_run(replace(run, status="failed", finished_at=datetime.now(UTC), report=report))
+            ended = replace(run, finished_at=datetime.now(UTC), report=report)
+            stopped = not isinstance(error, Exception)  # Ctrl-C, not a failure
+            self.warehouse.save_run(replace(ended, status="interrupted" if stopped else "failed"))
             raise
         del result["id"]
         self.warehouse.save_run(replace(run, status="done", finished_at=datetime.now(UTC), **result))
@@ -834,7 +852,7 @@ ENOUGH_BYTES = 1_000_000_000
 def _is_meant(item: ItemState, documents: Mapping[str, Document], target: str) -> bool:
     """Whether an item is what a person names: by its source, its key, or its document's id, address or author."""
     document = documents.get(item.document_id or "")
-    named = (document.id, document.url, document.author, *document.also_at) if document else ()
+    named = (document.id, document.title, document.url, document.author, *document.also_at) if document else ()
     return target in (item.source, item.key, *named)
 
 

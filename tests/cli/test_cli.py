@@ -125,6 +125,8 @@ def test_config_show_tells_value_origin_and_meaning(home: Path) -> None:
         (["traces", "show", "zzzz"], {}, 9, "zzzz"),
         (["search", "x", "--author", "Nobody"], {}, 9, "Nobody"),
         (["serch"], {}, 2, "No such command"),
+        (["ask", " "], {}, 2, "it is empty"),
+        (["forget", "https://nowhere"], {}, 9, "nothing was collected"),
     ],
 )
 def test_errors_are_one_line_that_says_what_to_do(
@@ -145,3 +147,28 @@ def test_a_closed_pipe_is_no_error(home: Path) -> None:
         f"{sys.executable} -m llm_twin config show | head -1", shell=True, cwd=home, capture_output=True, text=True
     )
     assert done.stderr == ""
+
+
+def test_documents_lists_what_can_be_named(home: Path) -> None:
+    listed = _twin("documents", cwd=home).stdout
+    assert "2021-03-04  On ORMs" in listed
+    assert "Boats" in listed
+
+
+def test_forgetting_shows_what_is_meant_and_a_no_deletes_nothing(home: Path) -> None:
+    done = _twin("forget", "Boats", cwd=home, stdin="n\n")
+    assert done.returncode == 130
+    assert "Boats" in done.stderr
+    assert "Delete 1 document, everywhere?" in done.stderr
+    assert "nothing was changed" in done.stderr
+    assert "Boats" in _twin("documents", cwd=home).stdout
+
+
+def test_an_error_nobody_foresaw_is_one_line_that_asks_for_a_report(home: Path) -> None:
+    code = "import llm_twin.cli.ask as ask; ask.opened = lambda *_, **__: 1 / 0; from llm_twin.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "ask", "x"], cwd=home, capture_output=True, text=True, env=dict(os.environ)
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("twin: a mistake of ours, ZeroDivisionError")
+    assert "Traceback" not in done.stderr

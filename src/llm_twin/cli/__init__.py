@@ -20,6 +20,7 @@ COMMANDS = {
     "search": "llm_twin.cli.ask:search",
     "write": "llm_twin.cli.ask:write",
     "chat": "llm_twin.cli.ask:chat",
+    "documents": "llm_twin.cli.workspace:documents",
     "status": "llm_twin.cli.workspace:status",
     "doctor": "llm_twin.cli.workspace:doctor",
     "config": "llm_twin.cli.workspace:config",
@@ -71,8 +72,10 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; what was finished is kept, run the same command to go on", err=True)
+    except (click.Abort, KeyboardInterrupt) as stop:
+        # click turns Ctrl-C into Abort as well; without that cause somebody answered no.
+        pressed = isinstance(stop, KeyboardInterrupt) or isinstance(stop.__cause__, KeyboardInterrupt)
+        click.echo("interrupted; a sync goes on from here" if pressed else "stopped; nothing was changed", err=True)
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our output has gone (`twin search … | head`): nothing is left to say, to anybody.
@@ -83,6 +86,12 @@ def main() -> None:
             raise
         click.echo(f"twin: {error}", err=True)
         sys.exit(error.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        what = f"{type(error).__name__}: {error}"
+        click.echo(f"twin: a mistake of ours, {what}; run it again with --debug and report what it says", err=True)
+        sys.exit(1)
 
 
 def _log_to_stderr(debug: bool) -> None:

@@ -15,8 +15,14 @@ if TYPE_CHECKING:
     from llm_twin.twin import Twin
 
 
+def _not_empty(_: click.Context, parameter: click.Parameter, text: str) -> str:
+    if not text.strip():
+        raise click.BadParameter("it is empty; say what you look for", param=parameter)
+    return text
+
+
 @click.command()
-@click.argument("query")
+@click.argument("query", callback=_not_empty)
 @click.option("-k", "--k", type=click.IntRange(1, 1000), help="Hits returned (default: setting search.k).")
 @click.option(
     "--method", type=click.Choice(["reranked", "hybrid", "dense", "bm25"]), default="reranked", show_default=True
@@ -57,7 +63,7 @@ def search(ctx: click.Context, /, query: str, k: int | None, method: str, as_jso
 
 
 @click.command()
-@click.argument("question")
+@click.argument("question", callback=_not_empty)
 @filter_options
 @json_option
 @click.pass_context
@@ -75,7 +81,7 @@ def ask(ctx: click.Context, /, question: str, as_json: bool, **filters: Any) -> 
 
 
 @click.command()
-@click.argument("topic")
+@click.argument("topic", callback=_not_empty)
 @click.option("--kind", type=click.Choice(["post", "article", "thread"]), default="post", show_default=True)
 @click.option(
     "--length", "words", type=click.IntRange(20, 20_000), default=400, show_default=True, help="Words wanted."
@@ -144,14 +150,13 @@ def _print_events(events: Iterable[Event]) -> None:
         if isinstance(event, Understood):
             told = event.notes
             _print_notes(told)
-        elif isinstance(event, TextDelta):
+        elif isinstance(event, TextDelta) and sys.stdout.isatty():  # a pipe gets the final text only
             click.echo(event.text, nl=False)
             sys.stdout.flush()
             streamed += event.text
         elif isinstance(event, Withdrawn):
             told += (event.reason,)
-            click.echo("\n", err=True)
-            _print_notes([event.reason])
+            _print_notes(["\n" * bool(streamed) + event.reason])
             streamed = ""
         elif isinstance(event, Done):
             if streamed.strip() != event.answer.text.strip():

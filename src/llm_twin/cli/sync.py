@@ -39,8 +39,13 @@ def sync(
     if watch:
         if addresses or rebuild:
             raise click.UsageError("--watch syncs every source of twin.toml; leave out addresses and --rebuild")
-        for result in twin.watch(every_s=_seconds(every), progress=on_stderr()):
-            _tell(result, as_json)
+        before = None
+        for result in twin.watch(every_s=_seconds(every)):
+            now = str(result) if isinstance(result, Exception) else _notable(result)
+            changed = isinstance(result, Exception) or any(result.documents[each] for each in CHANGES)
+            if changed or now != before:  # all is quiet while nothing happens
+                _tell(result, as_json)
+            before = now
         return
     wanted = seen_from(twin.workspace.root, addresses)
     report = twin.sync(wanted, rebuild=rebuild, wait_s=wait_s, progress=on_stderr())
@@ -58,15 +63,21 @@ def _tell(report: SyncReport | Exception, as_json: bool) -> None:
     else:
         click.echo(", ".join(f"{count:,} {outcome}" for outcome, count in report.documents.items()))
         click.echo(f"{report.chunks:,} chunks in the index, {report.embedded:,} embedded, {report.seconds:.1f} s")
-    for problem in report.problems:
-        click.echo(f"problem: {problem}", err=True)
-    notable = [f"{item.outcome}: {item.key}: {item.reason}" for item in report.items if item.reason]
+    notable = _notable(report)
     for line in notable[:SHOWN]:
         click.echo(line, err=True)
     if len(notable) > SHOWN:
         click.echo(f"… and {len(notable) - SHOWN:,} more: twin status --items", err=True)
     if report.left_out:
         click.echo(f"{len(report.left_out):,} documents are left out of the index: twin status --items", err=True)
+
+
+def _notable(report: SyncReport) -> list[str]:
+    """Problems of sources, then every item with a reason that is not what it was before."""
+    items = [item for item in report.items if item.reason and item.outcome != "unchanged"]
+    return [f"problem: {problem}" for problem in report.problems] + [
+        f"{item.outcome}: {item.key}: {item.reason}" for item in items
+    ]
 
 
 def _seconds(text: str) -> float:
@@ -76,6 +87,8 @@ def _seconds(text: str) -> float:
         raise click.BadParameter(f"{text!r} is no span of time; write 90s, 15m or 6h", param_hint="--every")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
+
+CHANGES = ("added", "updated", "removed")
 
 SHOWN = 10
 """Items with a reason that are listed at the end of a sync; the rest is a count."""
@@ -112,11 +125,18 @@ def forget(ctx: click.Context, target: str, yes: bool, as_json: bool) -> None:
     Example: twin forget https://example.org/posts/orms
     """
     twin = opened(ctx)
+    meant = twin.meant_by(target)
     if not yes:
-        click.confirm(f"Delete everything about {target!r}?", abort=True, err=True)
+        for header in meant[:SHOWN]:
+            click.echo(f"{header.title}  {header.url or header.id}", err=True)
+        click.confirm(f"Delete {_counted(len(meant), 'document')}, everywhere?", abort=True, err=True)
     done = twin.forget(target)
     if as_json:
         print_json(done)
         return
-    click.echo(f"forgot {len(done.document_ids):,} documents of {len(done.items):,} items")
+    click.echo(f"forgot {_counted(len(done.document_ids), 'document')} of {_counted(len(done.items), 'item')}")
     click.echo("left: " + ", ".join(f"{count} in {store}" for store, count in done.left.items()))
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + "s" * (count != 1)

@@ -78,4 +78,5 @@ def runs(ctx: click.Context, limit: int, as_json: bool) -> None:
     for run in latest:
         documents = run.report.get("documents", {})
         counts = ", ".join(f"{count} {outcome}" for outcome, count in documents.items() if count)
+        counts = counts or run.report.get("error", "")
         click.echo(f"{run.id[:12]}  {run.started_at:%Y-%m-%d %H:%M:%S}  {run.pipeline}  {run.status}  {counts}")

@@ -35,7 +35,8 @@ def status(ctx: click.Context, items: bool, as_json: bool) -> None:
     """
     from llm_twin.core.records import to_json
 
-    now = opened(ctx).status()
+    twin = opened(ctx)
+    now = twin.status()
     if as_json:
         print_json({**to_json(now), "coverage": now.coverage()})
         return
@@ -52,8 +53,26 @@ def status(ctx: click.Context, items: bool, as_json: bool) -> None:
         for item in now.items:
             if item.outcome in ("skipped", "failed"):
                 click.echo(f"  {item.outcome}: {item.key}: {item.reason}")
+        titles = {header.id: header.title for header in twin.documents()} if now.left_out else {}
         for drop in now.left_out:
-            click.echo(f"  left out: {drop.item}: {drop.reason}")
+            click.echo(f"  left out: {titles.get(drop.item, '')} ({drop.item}): {drop.reason}")
+
+
+@click.command()
+@json_option
+@click.pass_context
+def documents(ctx: click.Context, as_json: bool) -> None:
+    """List what was collected: id, date, title and address, newest first.
+
+    Example: twin documents
+    """
+    headers = opened(ctx).documents()
+    if as_json:
+        print_json(headers)
+        return
+    for header in headers:
+        date = f"{header.published_at:%Y-%m-%d}" if header.published_at else "undated   "
+        click.echo(f"{header.id}  {date}  {header.title}" + (f"  {header.url}" if header.url else ""))
 
 
 @click.command()

@@ -93,6 +93,8 @@ def collect(
 
 def forget(items: Sequence[ItemState], *, store: DocumentStore, now: datetime, for_good: bool) -> None:
     """Delete items with their documents. With `for_good` later runs skip them, whatever their source then says."""
+    # What was forgotten for good before stays so, also when its whole source is forgotten now.
+    items = [item for item in items if item.reason != FORGOTTEN]
     store.save([(replace(item, outcome="removed"), None) for item in items])
     if for_good:
         kept_out = [

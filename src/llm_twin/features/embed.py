@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 
 from llm_twin.core.ports import Embedder, EmbeddingStore
 
-BATCH = 256
-"""Texts per durable batch: large enough to sort by length, small enough (about two seconds) to lose to a kill."""
+BATCH = 64
+"""Texts per durable batch: what a kill may cost, about a second. Texts are sorted by length before, so that small
+batches pad as little as large ones."""
 
 
 def embed_missing(
