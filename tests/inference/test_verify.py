@@ -125,6 +125,9 @@ def test_a_claim_without_citation_is_marked_before_its_full_stop():
         "What would a parser need to be faster?",
         "Here is why my parser got faster:",
         "Yes.",
+        "Yes, always.",
+        "Great question!",
+        "I hope this helps.",
         "I have not written about parsers in production.",
         "I haven't written about that kind of database.",
         "## My parser got faster in Rust",
@@ -142,6 +145,19 @@ def test_a_citation_of_a_passage_that_does_not_exist_is_marked_and_listed():
     assert verified.text == "Rust made our parser ten times faster [2][7?]. Nobody missed the ORM [0?]."
     assert verified.unknown_numbers == (0, 7)
     assert verified.unsupported == ("Nobody missed the ORM.",)
+
+
+def test_a_short_claim_that_nobody_made_is_marked_and_listed():
+    verified = check("Elephants are blue. Nobody missed the ORM [1].")
+    assert verified.text == "Elephants are blue [?]. Nobody missed the ORM [1]."
+    assert verified.unsupported == ("Elephants are blue.",)
+
+
+def test_a_pointer_to_a_passage_that_does_not_exist_is_listed_though_it_claims_nothing():
+    verified = check("Nobody missed the ORM [1]. See also [7]. See also [1].")
+    assert verified.text == "Nobody missed the ORM [1]. See also [7?]. See also [1]."
+    assert verified.unsupported == ("See also.",)
+    assert verified.unknown_numbers == (7,)
 
 
 def test_of_two_cited_passages_only_the_one_that_says_it_stays_unmarked():

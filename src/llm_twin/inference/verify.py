@@ -31,8 +31,8 @@ COSINE_WEIGHT = 0.7
 """Weight of likeness in meaning in the support; the rest is the share of the claim's words that the evidence has."""
 SAME_SUBJECT = 0.6
 """Share of common words from which a negation in only one of two clauses makes them contradict each other."""
-LEAST_WORDS = 3
-"""Content words from which a sentence says something that needs support."""
+LEAST_WORDS = 2
+"""Content words from which a sentence says something that needs support: "Elephants are blue", but not "Yes"."""
 LONGEST_QUOTE = 600
 """Characters of two adjacent sentences up to which they may be quoted together."""
 LONGEST_RANGE = 20
@@ -50,7 +50,8 @@ class Verified:
     """A text whose citations were checked.
 
     `text` carries the marks. `citations` hold one exact quote per passage and place, ordered by number. `unsupported`
-    are claims of the text as the reader sees them, without marks; `unknown_numbers` cite passages that do not exist.
+    are claims of the text as the reader sees them, without marks, and sentences that cite only passages that do not
+    exist; `unknown_numbers` cite passages that do not exist.
     """
 
     text: str
@@ -102,7 +103,8 @@ def verify(text: str, passages: Sequence[Passage], *, embedder: Embedder) -> Ver
             citation = evidence[number].passage.cite(support.start, support.end)
             citations.setdefault((number, citation.start, citation.end), citation)
         good |= {marker: set(held) for marker in claim.markers}
-        if claim.says_something and not held:
+        cites_nothing_real = claim.numbers and not cited and re.search(r"\w", claim.text)
+        if cites_nothing_real or (claim.says_something and not held):
             unsupported.append(claim.text)
             bare += [] if claim.markers else [claim.end]
     unknown = {n for marker in found if not marker.doubted for n in marker.numbers if n not in evidence}
@@ -269,8 +271,8 @@ class _Claim:
 
     @property
     def says_something(self) -> bool:
-        """Questions, lead-ins, phrases and the admission that nothing was written need no support."""
-        admits = not self.markers and _ADMITS.search(self.text)
+        """Questions, lead-ins, courtesies and the admission that nothing was written need no support."""
+        admits = not self.markers and (_ADMITS.search(self.text) or _COURTESY.fullmatch(self.text))
         return not (self.text.endswith(("?", ":")) or admits) and len(content(self.text)) >= LEAST_WORDS
 
 
@@ -506,6 +508,11 @@ _ADMITS = re.compile(
     r"\b(?:(?:have|has)(?:n['’]t| not| never)|never) (?:really |yet )?(?:written|covered|said|published|mentioned)\b"
     r"|\b(?:do|does|did)(?:n['’]t| not) (?:say|cover|mention|address|answer|write)\b"
     r"|\bnicht(?:s)? (?:darüber )?geschrieben\b",
+    re.IGNORECASE,
+)
+_COURTESY = re.compile(
+    r"(?:that['’]s a |what a )?(?:good|great|nice|interesting|fair) (?:question|point)[.!]*"
+    r"|good (?:morning|day|evening)[.!]*|(?:i )?hope (?:this|that|it) helps[.!]*|let me (?:know|explain|see)[.!]*",
     re.IGNORECASE,
 )
 
