@@ -42,16 +42,25 @@ def test_a_question_the_model_leaves_alone_carries_no_note():
         says("Because mappers generate inefficient queries nobody can tune properly later."),
         says("Why do I avoid ORMs?\nAnswer: they hide SQL."),
         says("Why ORMs? " * 60),
+        says("Why do I avoid ORMs [1]?"),
+        says("I avoid ORMs. Why do ORMs hide SQL?"),
+        says("I avoid ORMs, because they hide SQL."),
         says("<think>hm</think>"),
         refuses(500, "boom"),
         Reply([piece("Why do I")], cut=True),
     ],
-    ids=["answers", "two-lines", "endless", "empty", "error", "cut"],
+    ids=["answers", "two-lines", "endless", "cites", "two-sentences", "states", "empty", "error", "cut"],
 )
 def test_a_model_that_fails_or_answers_leaves_the_question_to_the_rule(reply):
     by_rule = standalone("And why?", HISTORY, model=None)
     with ScriptedLlm([reply]) as server:
         assert standalone("And why?", HISTORY, model=with_model(server)) == by_rule
+
+
+def test_a_rewriting_may_lack_the_question_mark_and_a_request_need_not_be_a_question():
+    for question, rewritten in [("And why?", "Why do I avoid ORMs"), ("Tell me more", "Tell me more about ORMs.")]:
+        with ScriptedLlm([says(rewritten)]) as server:
+            assert standalone(question, HISTORY, model=with_model(server))[0] == rewritten
 
 
 def test_without_a_model_a_leaning_question_gets_the_words_of_the_one_before():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -10,9 +11,10 @@ from llm_twin.core.errors import ModelError
 from llm_twin.core.ports import LanguageModel
 from llm_twin.core.prompts import render_rewrite
 from llm_twin.core.records import Message
+from llm_twin.core.text import sentences
 from llm_twin.inference.generate import stream
 from llm_twin.inference.understand import in_conversation
-from llm_twin.inference.verify import content, uncited
+from llm_twin.inference.verify import content, markers, uncited
 
 LAST_TURNS = 6
 """Messages of the conversation that a model sees for the rewriting of a question."""
@@ -70,7 +72,22 @@ def _rewritten(question: str, history: Sequence[Message], model: LanguageModel) 
         text = "".join(stream(model, render_rewrite(question, turns), author="", max_tokens=120, temperature=0.0))
     text = text.strip().strip("\"'“”").strip()
     said = content(" ".join([question, *(turn.content for turn in turns)]))
+    if markers(text) or len(sentences(text)) > 1 or (_asks(question) and not _asks(text)):
+        return ""
     # A rewriting puts in what was said before; one that brings many words of its own answers, or changes the subject.
     own = content(text) - said
     sensible = 0 < len(text) <= LONGEST_QUESTION and "\n" not in text and len(own) <= len(content(text)) / 2
     return text if sensible else ""
+
+
+def _asks(text: str) -> bool:
+    """Whether it reads as a question; models and people leave out the question mark."""
+    return text.rstrip("\"'”’ ").endswith("?") or bool(_QUESTION.match(text))
+
+
+_QUESTION = re.compile(
+    r"(?:and |but |so |or |then |also )*"
+    r"(?:who|whose|whom|what|which|where|when|why|how|is|are|was|were|am|do|does|did|has|have|had|can|could|should|would|"
+    r"will|may|might)(?:['’]s|n['’]t)?\b",
+    re.IGNORECASE,
+)
