@@ -205,6 +205,12 @@ def test_a_phrase_nobody_wrote_is_noted(stored):
     assert "Nothing that was found says “hide the cost” word for word." in given.notes
 
 
+def test_a_phrase_that_is_written_with_a_hyphen_is_no_phrase_nobody_wrote(stored):
+    given = ask(parts_of(stored), 'Do "Object relational mappers" hide the query?')
+    assert given.mode == "extractive"
+    assert given.notes == ()
+
+
 def test_a_question_longer_than_the_window_is_answered_with_a_note(stored):
     given = ask(parts_of(stored), ORMS + " Do mappers hide the query?" * 15)
     assert given.mode == "extractive"

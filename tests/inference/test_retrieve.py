@@ -86,6 +86,18 @@ def test_hits_with_a_quoted_phrase_come_first_though_others_fit_better(posts):
     assert found(posts, question, phrases=["nobody backs up"])[0].document.id == "cache"
 
 
+@pytest.mark.parametrize("phrase", ["rust analyzer", "rust-analyzer", "Rust‑Analyzer", "RUST  ANALYZER is"])
+def test_a_quoted_phrase_is_found_whatever_its_hyphens_and_capitals(tmp_path, phrase):
+    posts = retriever(
+        tmp_path,
+        posts=[
+            article("other", "An analyzer for rust on old cars, an analyzer of rust.", title="Rust analyzer"),
+            article("lsp", "For the editor, rust-analyzer\nis what I wrote.", title="Editors"),
+        ],
+    )
+    assert found(posts, "analyzer of rust", phrases=[phrase])[0].document.id == "lsp"
+
+
 def test_equal_scores_stand_in_the_order_of_documents(posts):
     hits = found(posts, "two posts say the same thing", k=2)
     assert [hit.document.id for hit in hits] == ["dup-a", "dup-b"]

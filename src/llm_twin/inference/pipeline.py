@@ -41,7 +41,7 @@ from llm_twin.inference.chat import Conversation, standalone
 from llm_twin.inference.context import assemble
 from llm_twin.inference.evidence import Evidence, weigh
 from llm_twin.inference.extract import extract
-from llm_twin.inference.retrieve import Candidate, Retriever
+from llm_twin.inference.retrieve import Candidate, Retriever, holds
 from llm_twin.inference.understand import (
     KIND_WORDS,
     KINDS,
@@ -238,7 +238,7 @@ def _search_notes(understood: Understanding, candidates: Sequence[Candidate], re
     if retriever.clipped(understood.text):
         yield "The question is long: its meaning was compared by its beginning, its words in full."
     for phrase in understood.phrases:
-        if candidates and phrase.casefold() not in " ".join(candidates[0].hit.chunk.text.split()).casefold():
+        if candidates and not holds(candidates[0].hit, [phrase]):
             yield f"Nothing that was found says “{phrase}” word for word."
 
 

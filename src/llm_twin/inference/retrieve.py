@@ -5,6 +5,7 @@ Every method of `METHODS` goes through the same code, so that a benchmark of one
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
@@ -101,7 +102,7 @@ class Retriever:
                 ranked = self._rerank(queries[0], ranked, self.reranker)
         if k > len(ranked):
             ranked = _followed_by(ranked, _fuse([pool(found) for found in results]))
-        ranked.sort(key=lambda candidate: not _holds(candidate.hit, phrases))
+        ranked.sort(key=lambda candidate: not holds(candidate.hit, phrases))
         return ranked[:k]
 
     def clipped(self, question: str) -> bool:
@@ -233,9 +234,14 @@ def clip(text: str, tokenizer: Tokenizer) -> str:
     return text if len(offsets) <= tokenizer.window else text[: offsets[tokenizer.window - 1][1]]
 
 
-def _holds(hit: Hit, phrases: Sequence[str]) -> bool:
-    text = " ".join(hit.chunk.text.split()).casefold()
-    return all(" ".join(phrase.split()).casefold() in text for phrase in phrases)
+def holds(hit: Hit, phrases: Sequence[str]) -> bool:
+    """Whether a chunk says every phrase word for word; case, hyphens and line breaks do not count."""
+    text = _spelling(hit.chunk.text)
+    return all(_spelling(phrase) in text for phrase in phrases)
+
+
+def _spelling(text: str) -> str:
+    return " ".join(re.sub(r"(?<=\w)[-\u2010\u2011](?=\w)", " ", text).split()).casefold()
 
 
 def _in_order(candidates: Sequence[Candidate]) -> list[Candidate]:
