@@ -53,10 +53,14 @@ def settings_page() -> str:
             lines += ["", f"## {head}", "", "| setting | default | meaning |", "|---|---|---|"]
         value = list(setting.value) if isinstance(setting.value, tuple) else setting.value
         lines.append(f"| `{name or head}` | `{value!r}` | {setting.meaning} |")
-    lines += ["", "Each `[[sources]]` table takes:", "", "| setting | default | meaning |", "|---|---|---|"]
+    lines += ["", "Each `[[sources]]` table takes these settings and the options of its kind:", ""]
+    lines += ["| setting | default | meaning |", "|---|---|---|"]
     for name, field in settings.SourceSettings.model_fields.items():
         default = "required" if field.is_required() else f"`{field.default!r}`"
         lines.append(f"| `{name}` | {default} | {field.description} |")
+    lines += ["", "`twin sources` lists the options of every kind. Their meaning is told for"]
+    lines += ["[files](collecting.md#options-of-the-kind-files) (`include`, `exclude`, `platform`) and for the"]
+    lines += ["[web, platforms and exports](sources.md)."]
     return "\n".join(lines) + "\n"
 
 
