@@ -184,7 +184,7 @@ class LlmSettings(_Section):
 
     model: str = ""
     """Name of the model as its server knows it; empty means no model."""
-    base_url: str = ""
+    base_url: str = Field(default="", pattern=r"^(https?://\S+)?$")
     """Base URL of an OpenAI-compatible server; empty means $OPENAI_BASE_URL, else https://api.openai.com/v1."""
     api_key_env: str = "OPENAI_API_KEY"
     """Environment variable that holds the key."""

@@ -411,3 +411,19 @@ def test_a_large_list_is_read_as_a_stream(tmp_path: Path) -> None:
     assert (len(listed), last.text) == (3002, "Bye.")
     assert listed[-2].reason == "line 3001 is longer than 1,000,000 bytes (max_bytes)"
     assert peak < size / 8
+
+
+def test_a_record_of_another_kind_fails_alone_wherever_it_stands(tmp_path: Path) -> None:
+    lines = [
+        {"note": "no document"},
+        {"text": "No id."},
+        {"id": "good", "text": "A line that is a document of its own."},
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    listed = {item.key: getattr(item, "reason", "") for item in FilesSource(path, author="Ann").list()}
+    assert listed == {
+        "a.jsonl:1": 'line 1 has neither "id" nor "text"',
+        "a.jsonl:2": 'line 2 has no "id" (a text or a number); give it one',
+        "a.jsonl#good": "",
+    }

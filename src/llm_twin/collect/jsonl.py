@@ -18,6 +18,9 @@ from llm_twin.collect.metadata import reading_from
 from llm_twin.collect.reading import Reading
 from llm_twin.core.errors import ItemError
 
+FOREIGN = 1000
+"""Records without any document's key after which a file is taken for one of another kind."""
+
 _SHOWN_ID = re.compile(rb'"id"\s*:\s*"([^"\\]{1,500})"')
 
 
@@ -55,9 +58,12 @@ class Record:
 def scan(path: Path, *, max_bytes: int) -> Iterator[Line | BadLine]:
     """Every line that holds something, without keeping its text.
 
-    Raises `ItemError` when the first record shows that the file holds no documents at all; `OSError` passes through.
+    Raises `ItemError` when the first thousand records show that the file holds no documents at all; `OSError` passes
+    through.
     """
     seen: dict[str, int] = {}
+    foreign: list[BadLine] = []
+    ours = False
     with path.open("rb") as stream:
         for number, offset, data, whole in _lines(stream, max_bytes):
             if number == 1 and data[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -74,8 +80,12 @@ def scan(path: Path, *, max_bytes: int) -> Iterator[Line | BadLine]:
                 known = shown[1].decode("utf-8", "replace") if shown else None
                 yield BadLine(number, f"line {number} {error.reason}", id=known if known not in seen else None)
                 continue
-            if not seen and "text" not in fields and "id" not in fields:
-                raise ItemError('is no file of documents: its records have neither "id" nor "text"', skipped=True)
+            if "text" not in fields and "id" not in fields:
+                foreign.append(BadLine(number, f'line {number} has neither "id" nor "text"', skipped=True))
+                if not ours and len(foreign) >= FOREIGN:
+                    break
+                continue
+            ours = True
             identity = fields.get("id")
             if isinstance(identity, bool) or not isinstance(identity, str | int) or not str(identity).strip():
                 yield BadLine(number, f'line {number} has no "id" (a text or a number); give it one')
@@ -86,6 +96,9 @@ def scan(path: Path, *, max_bytes: int) -> Iterator[Line | BadLine]:
                 continue
             seen[key] = number
             yield Line(key, number, offset, len(data), digest(data))
+    if foreign and not ours:
+        raise ItemError('is no file of documents: its records have neither "id" nor "text"', skipped=True)
+    yield from foreign
 
 
 def _lines(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[int, int, bytes, bool]]:
