@@ -168,7 +168,7 @@ def test_a_filter_read_out_of_the_question_applies_and_is_told(stored):
     assert {shown.document.id for shown in given.passages} == {"bread"}
     assert given.notes == (
         "Searched only what was published on Medium.",
-        "Searched only what was published from 2022-01-01, up to 2022-12-31.",
+        "Searched only what was published in 2022.",
     )
 
 
@@ -177,6 +177,24 @@ def test_a_filter_read_out_of_the_question_gives_way_where_nothing_is_under_it(s
     assert given.mode == "extractive"
     assert given.citations[0].title == "Against object-relational mappers"
     assert given.notes == ("Nothing published from 2023-01-01 covers this, so the answer comes from everything.",)
+
+
+def test_no_event_tells_of_a_filter_that_gave_way(stored):
+    question = "Do object-relational mappers hide the query in 2023?"
+    understood, *_, done = answer(question, parts=parts_of(stored), now=NOW)
+    note = "Nothing published in 2023 covers this, so the answer comes from everything."
+    assert (understood.where, understood.notes) == (Filter(), (note,))
+    assert done.answer.notes == (note,)
+
+
+def test_a_filter_that_gives_way_leaves_the_one_that_was_given(stored):
+    given = ask(
+        parts_of(stored), "Do object-relational mappers hide the query since 2023?", where=Filter(authors=(ADA.name,))
+    )
+    assert given.notes == (
+        "Nothing published by Ada Example, from 2023-01-01 covers this, "
+        "so the answer comes from everything published by Ada Example.",
+    )
 
 
 def test_a_filter_that_was_given_never_gives_way(stored):
@@ -191,6 +209,7 @@ def test_a_filter_that_was_given_never_gives_way(stored):
 def test_a_given_filter_wins_over_the_question(stored):
     events = list(answer("sourdough bread in 2021", parts=parts_of(stored), now=NOW, where=Filter(since=NOW)))
     assert events[0].where == Filter(since=NOW)
+    assert not [note for note in (*events[0].notes, *events[-1].answer.notes) if "2021" in note]
 
 
 def test_search_obeys_quotation_marks_and_the_filter_it_is_given(stored):

@@ -175,8 +175,24 @@ def test_what_became_a_filter_is_not_searched_for():
     assert understood.notes == (
         "Searched only what was published by Simon Willison.",
         "Searched only what was published on GitHub.",
-        "Searched only what was published from 2021-01-01, up to 2021-12-31.",
+        "Searched only what was published in 2021.",
     )
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "words"),
+    [
+        (day(2021), day(2022), "in 2021"),
+        (day(2019), day(2022), "from 2019 to 2021"),
+        (day(2021, 12), day(2022), "in December 2021"),
+        (day(2021), day(2021, 7), "from 2021-01-01 up to 2021-06-30"),
+        (day(2021, 1, 2), day(2022), "from 2021-01-02 up to 2021-12-31"),
+        (day(2021), None, "from 2021-01-01"),
+        (None, day(2022), "up to 2021-12-31"),
+    ],
+)
+def test_a_time_is_told_as_people_write_it(since, until, words):
+    assert describe(Filter(since=since, until=until)) == words
 
 
 def test_quoted_phrases_are_kept_and_never_read_as_filters():

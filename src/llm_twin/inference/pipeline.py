@@ -48,6 +48,7 @@ from llm_twin.inference.understand import (
     PLATFORMS,
     Understanding,
     describe,
+    filter_notes,
     merge,
     period_of,
     understand,
@@ -154,11 +155,11 @@ def _answer(
         with clock.span("understand"):
             alone, read_as = standalone(question, history, model=parts.model)
             understood = _understand(alone, parts, now)
-        asked_for = merge(understood.where, where)
-        read = (read_as,) if read_as else ()
-        yield Understood(understood.text, asked_for, (*read, *understood.notes))
+        found = _find(understood, where, parts, clock)
+        told = (*((read_as,) if read_as else ()), *found.notes)
+        # Told after the search: a filter that gave way must not be announced as one that holds.
+        yield Understood(understood.text, found.where, told)
 
-        found = _find(understood, asked_for, where, parts, clock)
         passages = _passages(found, parts, clock)
         root.set(strength=found.evidence.strength)
 
@@ -169,17 +170,17 @@ def _answer(
         else:
             answered = yield from _written(alone, passages, history, parts, clock)
         root.set(answer=answered.mode)
-        notes = (*read, *found.notes, *answered.notes)
-        answered = replace(answered, notes=notes, trace_id=root.trace_id)
+        answered = replace(answered, notes=(*told, *answered.notes), trace_id=root.trace_id)
     yield Done(replace(answered, timings_ms=clock.timings_ms))
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Candidates, how strong their evidence is, and what the reader should know: filters, phrases, clippings."""
+    """Candidates, how strong their evidence is, under which filter they were found, and what the reader should know."""
 
     candidates: Sequence[Candidate]
     evidence: Evidence
+    where: Filter
     notes: tuple[str, ...] = ()
 
 
@@ -196,20 +197,24 @@ def _understand(question: str, parts: Parts, now: datetime) -> Understanding:
     )
 
 
-def _find(understood: Understanding, asked_for: Filter, explicit: Filter, parts: Parts, clock: _Clock) -> _Found:
+def _find(understood: Understanding, explicit: Filter, parts: Parts, clock: _Clock) -> _Found:
     """Search under the filter. One that was only read out of the question gives way where nothing useful is under it.
 
     A filter the caller set is an order and never gives way. One we inferred is a guess about words: who asks what he
     wrote in 2019 is better served by "nothing from 2019, but in 2021 …" than by silence.
     """
+    asked_for = merge(understood.where, explicit)
     found = _search(understood, asked_for, parts, clock)
-    found = replace(found, notes=(*understood.notes, *found.notes))
+    # What the caller asked for needs no telling, and what it overruled did not happen.
+    applied = [note for note in understood.notes if note in filter_notes(asked_for)]
+    found = replace(found, notes=(*applied, *found.notes))
     if found.evidence.enough or asked_for == explicit:
         return found
     wider = _search(understood, explicit, parts, clock)
     if not wider.evidence.enough:
         return found if found.candidates else wider
-    note = f"Nothing published {describe(asked_for)} covers this, so the answer comes from everything."
+    everything = f"everything published {describe(explicit)}" if explicit else "everything"
+    note = f"Nothing published {describe(asked_for)} covers this, so the answer comes from {everything}."
     return replace(wider, notes=(note, *wider.notes))
 
 
@@ -219,7 +224,7 @@ def _search(understood: Understanding, where: Filter, parts: Parts, clock: _Cloc
         [understood.text], k=parts.passages, where=where, phrases=understood.phrases, tracer=clock
     )
     evidence = weigh(understood.text, candidates, sparse=parts.sparse)
-    return _Found(candidates, evidence, tuple(_search_notes(understood, candidates, retriever)))
+    return _Found(candidates, evidence, where, tuple(_search_notes(understood, candidates, retriever)))
 
 
 def _passages(found: _Found, parts: Parts, clock: _Clock) -> list[Passage]:

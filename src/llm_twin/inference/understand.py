@@ -61,7 +61,7 @@ def understand(
         text=_without(question, [clue for clue in found if clue.holds_in(where)]),
         where=where,
         phrases=tuple(dict.fromkeys(" ".join(quote[1].split()) for quote in quotes)),
-        notes=_notes(where),
+        notes=filter_notes(where),
     )
 
 
@@ -80,7 +80,7 @@ def merge(inferred: Filter, explicit: Filter) -> Filter:
 
 
 def describe(where: Filter) -> str:
-    """A filter in plain words, such as "by Simon, on GitHub, from 2021-01-01 up to 2021-12-31"; "" for none."""
+    """A filter in plain words, such as "by Simon, on GitHub, in 2021"; "" for none."""
     parts = []
     if where.authors:
         parts.append("by " + " or ".join(where.authors))
@@ -92,11 +92,20 @@ def describe(where: Filter) -> str:
         parts.append("in the languages " + ", ".join(where.languages))
     if where.document_ids:
         parts.append(f"in {len(where.document_ids)} chosen document{'s' * (len(where.document_ids) > 1)}")
-    if where.since:
-        parts.append(f"from {where.since:%Y-%m-%d}")
-    if where.until:
-        parts.append(f"up to {where.until - timedelta(microseconds=1):%Y-%m-%d}")
+    if where.since or where.until:
+        parts.append(_period(where.since, where.until))
     return ", ".join(parts)
+
+
+def filter_notes(where: Filter) -> tuple[str, ...]:
+    """What a filter left to search, in plain words, one note for each thing it speaks of."""
+    only = (
+        Filter(authors=where.authors),
+        Filter(sources=where.sources),
+        Filter(kinds=where.kinds),
+        Filter(since=where.since, until=where.until),
+    )
+    return tuple(f"Searched only what was published {describe(part)}." for part in only if part)
 
 
 def in_conversation(question: str, history: Sequence[Message]) -> str:
@@ -149,14 +158,20 @@ def _joined(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*one, *other)))
 
 
-def _notes(where: Filter) -> tuple[str, ...]:
-    only = (
-        Filter(authors=where.authors),
-        Filter(sources=where.sources),
-        Filter(kinds=where.kinds),
-        Filter(since=where.since, until=where.until),
-    )
-    return tuple(f"Searched only what was published {describe(part)}." for part in only if part)
+def _period(since: datetime | None, until: datetime | None) -> str:
+    """The time from `since` until just before `until` as people write it: "in 2021", "in March 2021"."""
+    last = until - timedelta(microseconds=1) if until else None
+    if since is None or until is None or last is None:
+        return f"from {since:%Y-%m-%d}" if since else f"up to {last:%Y-%m-%d}"
+    if _begins_year(since) and _begins_year(until):
+        return f"in {since.year}" if since.year == last.year else f"from {since.year} to {last.year}"
+    if since.day == 1 and until == _back(since, -1, "month"):
+        return f"in {since:%B %Y}"
+    return f"from {since:%Y-%m-%d} up to {last:%Y-%m-%d}"
+
+
+def _begins_year(moment: datetime) -> bool:
+    return moment == moment.replace(month=1, day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 def _blank(text: str, spans: Iterable[tuple[int, int]], *, with_: str) -> str:
