@@ -77,6 +77,16 @@ def test_code_is_quoted_only_where_the_question_asks_for_it():
         "See [what unit tests should test](https://ada.example/a-long-address-of-a-page).",
         "Unit tests should test features, as shown in [1] and elsewhere.",
         "Unit tests.",
+        "<https://ada.example/what-should-unit-tests-test-and-what-should-they-not>",
+        "https://ada.example/what/should/unit/tests/test",
+        "[What should unit tests test, and what not?](https://ada.example/x), by a friend.",
+        "[Unit tests and what they test](https://a.example) and [Unit tests in Rust](https://b.example).",
+        "See also: [Unit tests](https://a.example), [What tests should test](https://b.example).",
+        "Further reading: what unit tests should test, by [Ada](https://a.example).",
+        "![What unit tests should test, drawn by hand.](tests.png)",
+        "[![What unit tests should test](tests.png)](https://ada.example/x) What a unit test is.",
+        "- [Unit tests](https://a.example) --- explains what unit tests should test and why.",
+        "- <https://a.example>: what unit tests should test, told by somebody else.",
     ],
 )
 def test_questions_lead_ins_pointers_and_bracketed_numbers_are_no_answers(sentence):
@@ -86,7 +96,22 @@ def test_questions_lead_ins_pointers_and_bracketed_numbers_are_no_answers(senten
     )
 
 
-@pytest.mark.parametrize("after", ["Instead,", "Or is it so?", "It is said in [2] and [3].", "Namely:"])
+def test_a_sentence_with_a_link_in_it_is_still_the_authors():
+    sentence = "Unit tests should test [features](https://ada.example/features), not code, as I see it."
+    assert quoted("What should unit tests test?", passage(article("p", sentence))).text == f"{sentence} [1]"
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        "See also [my talk](https://a.example).",
+        "[A talk on tests](https://a.example).",
+        "Instead,",
+        "Or is it so?",
+        "It is said in [2] and [3].",
+        "Namely:",
+    ],
+)
 def test_what_follows_is_quoted_only_where_it_can_be(after):
     post = article("p", f"Unit tests should test features, not code. {after}")
     assert (

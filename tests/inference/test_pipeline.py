@@ -151,6 +151,15 @@ def test_an_abstention_shows_what_came_nearest(stored):
     assert given.passages[0].document.id == "bread"
 
 
+def test_a_list_of_links_is_no_answer_though_it_names_the_subject(tmp_path):
+    links = "- [Object-relational mappers hide the query](https://a.example/1)\n- <https://a.example/orm-query>\n"
+    given = ask(parts_of(indexed([article("links", links, title="Mappers hide the query")], tmp_path)), ORMS)
+    assert given.mode == "abstained"
+    assert "no sentence that could be quoted" in given.text
+    assert given.citations == ()
+    assert [shown.document.id for shown in given.passages] == ["links"]
+
+
 def test_an_empty_index_says_so_and_what_to_run(stored, tmp_path):
     parts = parts_of((stored[0], QdrantEdgeIndex(tmp_path / "none")))
     given = ask(parts, ORMS)

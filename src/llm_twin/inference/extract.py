@@ -103,7 +103,17 @@ _DANGLING = re.compile(
 )
 _BRACKETED = re.compile(r"\[\d+\]")
 _FINISHED = re.compile(r"\w.*[.!…。！][*_\"'”’»)\]]*\Z", re.DOTALL)
-_POINTS_AWAY = re.compile(r"[*_(\[]*(?:see|read|check out|have a look|more on|here(?: is|['’]s| are))\b", re.IGNORECASE)
+_POINTS_AWAY = re.compile(
+    r"[*_(\[]*(?:(?:see|read|check out|have a look|more on|here(?: is|['’]s| are))\b"
+    r"|(?:(?:further |related )?reading(?: list)?|related(?: posts?)?|links?|references?|sources?|via)[*_]*:)",
+    re.IGNORECASE,
+)
+_IMAGE = r"!\[[^\[\]]*\](?:\([^()\n]*\)|\[[^\[\]\n]*\])"
+_LINK = rf"\[(?:{_IMAGE}|[^\[\]])*\](?:\((?:[^()]|\([^()]*\))*\)|\[[^\[\]\n]*\])"
+_ADDRESS = r"<[A-Za-z][\w+.-]*:[^<>\s]*>|\b(?:https?://|www\.)[^\s<>]+"
+_LINKED = re.compile(rf"{_LINK}|{_IMAGE}|{_ADDRESS}")
+# An entry of a reading list: a link, then what stands behind it.
+_ENTRY = re.compile(rf"[*_]*(?:{_LINK}|{_ADDRESS})[*_]*(?:\s+(?:-{{1,3}}|[–—])\s|\s*:(?:\s|\Z))")
 _ASKS_FOR_CODE = re.compile(
     r"\b(?:show|give|paste|see|print)\b.*\b(?:code|snippet|example|command|script|query|regex|config\w*)\b"
     r"|\b(?:code|snippet|script|command|syntax|regex|query)s?\s+(?:for|to|that|which|of)\b"
@@ -116,6 +126,8 @@ _ASKS_FOR_CODE = re.compile(
 def _sentences(passage: Passage) -> Iterator[_Sentence]:
     """The author's own sentences of a passage that say something by themselves."""
     for block in own_paragraphs(blocks(passage.text)):
+        if _ENTRY.match(passage.text, block.start, block.end):
+            continue
         spans = sentences_within(passage.text, block.start, block.end, passage.document.language)
         for before, (start, end), after in zip([None, *spans], spans, [*spans[1:], None], strict=False):
             sentence = _Sentence(passage, start, end)
@@ -130,18 +142,26 @@ def _sentences(passage: Passage) -> Iterator[_Sentence]:
 def _says_something(text: str) -> bool:
     """Whether a sentence is more than a question, a lead-in to what is not quoted, or a pointer to somewhere else.
 
+    A sentence that is mostly links points away however it is worded, and so does an image.
     One that has numbers in brackets is left out too: beside our own they would read as citations.
     """
     if not SENTENCE_CHARACTERS[0] <= len(text) <= SENTENCE_CHARACTERS[1] or text[-1] in "?:" or _BRACKETED.search(text):
         return False
     shown = plain(text)
-    return len(shown) > len(text) / 2 and len(words(shown)) >= FEWEST_WORDS and not _POINTS_AWAY.match(text)
+    return len(shown) > len(text) / 2 and len(words(shown)) >= FEWEST_WORDS and not _only_points(text)
+
+
+def _only_points(text: str) -> bool:
+    """Whether fewer words of a sentence are the author's here than are names of other places."""
+    own = len(words(plain(_LINKED.sub(" ", text))))
+    return bool(_POINTS_AWAY.match(text)) or own < sum(len(words(plain(link))) for link in _LINKED.findall(text))
 
 
 def _fits(passage: Passage, span: tuple[int, int]) -> bool:
     """Whether a sentence can stand beside another: finished, and as fit to be quoted as any."""
     text = passage.text[slice(*span)]
-    return len(text) <= SENTENCE_CHARACTERS[1] and bool(_FINISHED.search(text)) and not _BRACKETED.search(text)
+    finished = len(text) <= SENTENCE_CHARACTERS[1] and bool(_FINISHED.search(text))
+    return finished and not _BRACKETED.search(text) and not _only_points(text)
 
 
 def _choose(

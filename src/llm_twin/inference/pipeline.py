@@ -276,6 +276,11 @@ def _written(
             yield Withdrawn(note)
     with clock.span("extract"):
         extracted = extract(question, passages, embedder=parts.embedder, sparse=parts.sparse)
+    if not extracted.citations:
+        text = "What comes nearest holds no sentence that could be quoted as an answer, only links, code or tables."
+        yield Passages(tuple(passages))
+        yield TextDelta(text)
+        return Answer(text, "abstained", passages=tuple(passages), notes=(note,) if note else ())
     yield Passages(extracted.passages)
     yield TextDelta(extracted.text)
     return Answer(
