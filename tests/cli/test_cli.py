@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from llm_twin.cli import COMMANDS
+from llm_twin.cli.ask import _unwrapped
 
 
 def _twin(*arguments: str, cwd: Path, stdin: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -78,6 +79,11 @@ def test_ask_prints_the_answer_then_its_sources(home: Path) -> None:
     assert "hide the query" in done.stdout
     assert "[1]" in done.stdout
     assert "On ORMs · 2021-03-04" in done.stdout.partition("Sources")[2]
+
+
+def test_paragraphs_are_unwrapped_and_code_lists_and_quotes_are_not() -> None:
+    text = "One line\nand its rest. [1]\n\n- a\n- b\n\n```py\nx = 1\ny = 2\n```\nafter\nit"
+    assert _unwrapped(text) == "One line and its rest. [1]\n\n- a\n- b\n\n```py\nx = 1\ny = 2\n```\nafter it"
 
 
 def test_ask_json_has_the_documented_shape(home: Path) -> None:

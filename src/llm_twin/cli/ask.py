@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -77,7 +79,7 @@ def ask(ctx: click.Context, /, question: str, as_json: bool, **filters: Any) -> 
     if as_json:
         print_json(twin.ask(question, where=where))
         return
-    _print_events(twin.ask_events(question, where=where))
+    _print_events(twin.ask_events(question, where=where), twin)
 
 
 @click.command()
@@ -97,7 +99,7 @@ def write(ctx: click.Context, topic: str, kind: str, words: int, as_json: bool) 
     if as_json:
         print_json(twin.write(topic, kind=kind, words=words))
         return
-    _print_events(twin.write_events(topic, kind=kind, words=words))
+    _print_events(twin.write_events(topic, kind=kind, words=words), twin)
 
 
 @click.command()
@@ -112,7 +114,7 @@ def chat(ctx: click.Context, /, **filters: Any) -> None:
     where = _where(twin, filters)
     conversation = twin.chat()
     while question := _read_question():
-        _print_events(conversation.ask(question, where=where))
+        _print_events(conversation.ask(question, where=where), twin)
         click.echo()
 
 
@@ -140,17 +142,18 @@ def _read_question() -> str:
     return sys.stdin.readline().strip()
 
 
-def _print_events(events: Iterable[Event]) -> None:
-    """The text as it comes, then the sources. A text that was marked afterwards is printed again, whole."""
+def _print_events(events: Iterable[Event], twin: Twin) -> None:
+    """The text, on a terminal as a model writes it, then the sources. A text marked afterwards is printed again."""
     from llm_twin.core.records import Done, TextDelta, Understood, Withdrawn
 
+    streaming = sys.stdout.isatty() and twin.model is not None
     streamed = ""
     told: tuple[str, ...] = ()
     for event in events:
         if isinstance(event, Understood):
             told = event.notes
             _print_notes(told)
-        elif isinstance(event, TextDelta) and sys.stdout.isatty():  # a pipe gets the final text only
+        elif isinstance(event, TextDelta) and streaming:  # a pipe gets the final text only
             click.echo(event.text, nl=False)
             sys.stdout.flush()
             streamed += event.text
@@ -185,6 +188,13 @@ def _print_sources(answer: Answer) -> None:
 def _print_notes(notes: Iterable[str]) -> None:
     for note in notes:
         click.echo(f"({note})", err=True)
+
+
+def _unwrapped(text: str) -> str:
+    """Markdown whose paragraphs stand on one line each, so that the terminal wraps them; code stays as it is."""
+    parts = re.split(r"(^```.*?^```)", text, flags=re.DOTALL | re.MULTILINE)
+    prose = (re.sub(r"(?<=\S)[ \t]*\n(?=[^\s\-*+>#|\d])", " ", part) for part in parts[::2])
+    return "".join(piece for pair in zip_longest(prose, parts[1::2], fillvalue="") for piece in pair)
 
 
 def _excerpt(text: str) -> str:
