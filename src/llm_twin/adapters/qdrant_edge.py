@@ -543,8 +543,16 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _copy_sparse(source: str, target: str) -> None:
-    """Copy a file with its holes: the engine's files are mostly holes, and filled they take up to 60 times the disk."""
-    with Path(source).open("rb") as old, Path(target).open("wb") as new:
+    """Copy a file with its holes: the engine's files are mostly holes, and filled they take up to 60 times the disk.
+
+    A file that is gone again was a passing one of a reader that opens the generation just now; were it another, opening
+    the copy would fail.
+    """
+    try:
+        opened = Path(source).open("rb")  # noqa: SIM115  # closed by the block below
+    except FileNotFoundError:
+        return
+    with opened as old, Path(target).open("wb") as new:
         size, end = os.fstat(old.fileno()).st_size, 0
         new.truncate(size)
         with suppress(OSError):  # ENXIO: no data after this point
