@@ -120,7 +120,7 @@ def sources(as_json: bool) -> None:
 @json_option
 @click.pass_context
 def forget(ctx: click.Context, target: str, yes: bool, as_json: bool) -> None:
-    """Delete everything about a document (by id or URL), a source or an author, and prove that nothing is left.
+    """Delete everything about a document (by id, title or URL), a source or an author, and prove that nothing is left.
 
     Example: twin forget https://example.org/posts/orms
     """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_context
 def traces(ctx: click.Context, limit: int, as_json: bool) -> None:
-    """List the latest traces of sync, search and ask.
+    """List the latest traces of syncs, searches, answers, drafts and deletions.
 
     Example: twin traces show 3f2a
     """
