@@ -35,7 +35,7 @@ def body_markdown(body: Any, *, unwanted: str = "", url: str | None = None) -> s
 
 
 def is_credit(caption: str) -> bool:
-    """Whether a caption only says who made the picture (`Photo by Jane Roe on Unsplash`)."""
+    """Whether a caption only says who made the picture (`Photo by SOMEBODY on Unsplash`)."""
     words = " ".join(caption.split())
     return len(words) <= _CREDIT_LENGTH and _CREDIT.search(words) is not None
 

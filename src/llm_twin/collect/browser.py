@@ -37,7 +37,7 @@ class BrowserSource:
     which you signed in.
     """
 
-    example: ClassVar[str] = 'https://jane.example/app/ (with kind = "browser")'
+    example: ClassVar[str] = 'https://you.example/app/ (with kind = "browser")'
 
     @classmethod
     def recognises(cls, address: str) -> bool:  # noqa: ARG003

@@ -85,7 +85,7 @@ class FeedSource:
     feed was found through another one.
     """
 
-    example: ClassVar[str] = "https://jane.example/feed.xml"
+    example: ClassVar[str] = "https://you.example/feed.xml"
 
     @classmethod
     def recognises(cls, address: str) -> bool:

@@ -1,7 +1,7 @@
 """The one way to fetch from the network: polite to hosts, and safe against whatever they answer.
 
-    with Fetcher(policy=FetchPolicy(contact="https://jane.example/about"), cache_dir=folder) as fetcher:
-        page = fetcher.fetch("https://jane.example/posts/", accept=PAGES)
+    with Fetcher(policy=FetchPolicy(contact="https://you.example/about"), cache_dir=folder) as fetcher:
+        page = fetcher.fetch("https://you.example/posts/", accept=PAGES)
         page.text, page.content_type, page.url
 
 - Polite: robots.txt (RFC 9309) with its crawl-delay, a rate and a number of connections per host, Retry-After,

@@ -68,7 +68,7 @@ class GitHubSource:
     and `gists` add those, `issues` the issues and pull requests that `login` opened (default: the owner).
     """
 
-    example: ClassVar[str] = "https://github.com/jane"
+    example: ClassVar[str] = "https://github.com/you"
 
     @classmethod
     def recognises(cls, address: str) -> bool:

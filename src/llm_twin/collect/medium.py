@@ -42,7 +42,7 @@ class MediumSource:
     title of its own counts, which short stories without a title do as well. Responses are notes.
     """
 
-    example: ClassVar[str] = "https://medium.com/@jane"
+    example: ClassVar[str] = "https://medium.com/@you"
 
     @classmethod
     def recognises(cls, address: str) -> bool:

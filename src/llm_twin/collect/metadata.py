@@ -120,7 +120,7 @@ def _text(value: Any) -> str | None:
 
 
 def _names(value: Any) -> tuple[str, ...]:
-    """`Jane`, `[Jane, Joe]`, `{name: Jane}` and `[{name: Jane}]` all name authors."""
+    """`NAME`, `[NAME, NAME]`, `{name: NAME}` and `[{name: NAME}]` all name authors."""
     people = value if isinstance(value, list) else [value]
     named = (person.get("name") if isinstance(person, Mapping) else person for person in people)
     return tuple(str(name) for name in named if name and not isinstance(name, list | Mapping))

@@ -64,7 +64,7 @@ class SubstackSource:
     the address of the publication whose export it is, which gives its posts their links.
     """
 
-    example: ClassVar[str] = "https://jane.substack.com"
+    example: ClassVar[str] = "https://you.substack.com"
 
     @classmethod
     def recognises(cls, address: str) -> bool:
@@ -83,7 +83,7 @@ class SubstackSource:
         if "://" not in address:
             return SubstackExport(address, context, paid=paid, publication=publication)
         if (urlsplit(address).hostname or "").removeprefix("www.") == "substack.com":
-            raise ConfigError(f"{address} is no publication; give its own address, such as https://jane.substack.com")
+            raise ConfigError(f"{address} is no publication; give its own address, such as https://you.substack.com")
         if paid or publication:
             raise ConfigError(
                 f"the options `paid` and `publication` are for exports, and {address} is a site, which shows the "

@@ -59,7 +59,7 @@ class WebSource:
     source.
     """
 
-    example: ClassVar[str] = "https://jane.example/blog/"
+    example: ClassVar[str] = "https://you.example/blog/"
 
     @classmethod
     def recognises(cls, address: str) -> bool:
