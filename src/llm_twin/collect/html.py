@@ -121,7 +121,7 @@ def _renderer() -> Any:
 
 
 def people_in(names: str | None) -> tuple[str, ...]:
-    """The people in a byline (`Jane Roe; Joe Doe`), leaving out what software and sites write there (`admin`)."""
+    """The people in a byline (`FIRST LAST; FIRST LAST`), leaving out what software and sites write there (`admin`)."""
     split = [" ".join(name.split()) for name in re.split(r";|,| and ", names or "")]
     return tuple(name for name in split if _is_person(name))
 
