@@ -32,7 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     (home / "posts").mkdir()
     (home / "posts" / "orms.md").write_text(
-        "---\ntitle: On ORMs\ndate: 2021-03-04\n---\n\nI don't like ORMs, because they hide the query. "
+        "---\ntitle: On ORMs\ndate: 2021-03-04\n---\n\nI don't like ORMs, because they hide the query.\n"
         "The query is the program, and I want to read it.\n"
     )
     (home / "posts" / "boats.md").write_text("# Boats\n\nA boat needs a keel before it needs a sail.\n")
@@ -76,6 +76,9 @@ def test_search_json_has_the_documented_shape(home: Path) -> None:
 
 def test_ask_prints_the_answer_then_its_sources(home: Path) -> None:
     done = _twin("ask", "What do I think of ORMs?", cwd=home)
+    assert "hide the query. The query is" in done.stdout, (
+        "a line break of the author's editor is no break of the answer"
+    )
     assert "hide the query" in done.stdout
     assert "[1]" in done.stdout
     assert "On ORMs · 2021-03-04" in done.stdout.partition("Sources")[2]

@@ -163,9 +163,8 @@ def _print_events(events: Iterable[Event], twin: Twin) -> None:
             streamed = ""
         elif isinstance(event, Done):
             if streamed.strip() != event.answer.text.strip():
-                click.echo(
-                    ("\n\n— checked against the sources —\n\n" if streamed else "") + event.answer.text, nl=False
-                )
+                again = "\n\n— checked against the sources —\n\n" if streamed else ""
+                click.echo(again + _unwrapped(event.answer.text), nl=False)
             _print_sources(event.answer)
             _print_notes(note for note in event.answer.notes if note not in told)
 
