@@ -13,9 +13,10 @@ import os
 import re
 import stat
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
@@ -26,10 +27,11 @@ from llm_twin.collect import jsonl
 from llm_twin.collect.formats import READERS, reader_for
 from llm_twin.collect.reading import Reading, document_from
 from llm_twin.collect.sources import SourceContext
+from llm_twin.collect.vault import PAGES, Vault, is_vault, wiki_links, with_properties, without_ids
 from llm_twin.core.errors import ItemError, SourceError
 from llm_twin.core.records import Document, Item, ItemState, Outcome, fingerprint
 
-READERS_VERSION = 1
+READERS_VERSION = 2
 """Raised whenever a reader makes something else of the same bytes, so that every file is read again."""
 MAX_BYTES = 20_000_000
 """Size of a file, or of one line of a .jsonl file, that is still taken for one author's document."""
@@ -129,6 +131,7 @@ class FilesSource:
         self._exclude = pathspec.GitIgnoreSpec.from_lines([*IGNORED_FOLDERS, *exclude])
         self._lines: dict[str, tuple[str, jsonl.Line]] = {}
         self._unreadable: list[str] = []
+        self._vault: Vault | None = None
         # Versions cover what decides how bytes become a document, so that a change of it reads every file again.
         self._how = fingerprint(READERS_VERSION, author, source, max_bytes, max_line)[:8]
 
@@ -143,7 +146,8 @@ class FilesSource:
         self._unreadable.clear()
         found = self._root_stat()
         if stat.S_ISDIR(found.st_mode):
-            yield from self._below(_Folder(self._root, around=frozenset({(found.st_dev, found.st_ino)})))
+            listed = self._below(_Folder(self._root, around=frozenset({(found.st_dev, found.st_ino)})))
+            yield from self._in_vault(listed) if is_vault(self._root) else listed
         else:
             yield from self._one(self._root.name, found)
         if self.ignored:
@@ -203,6 +207,35 @@ class FilesSource:
                     yield self._state(key, "skipped", f"is a link back to {back}, which is read in its own place")
                 else:
                     yield from self._below(_Folder(Path(entry.path), f"{key}/", rules, folder.around | {identity}))
+
+    def _in_vault(self, listed: Iterable[Item | ItemState]) -> Iterator[Item | ItemState]:
+        """The listing of a vault, in which the version of a page covers where its wiki links lead.
+
+        A page is then read again exactly when another that it links to comes, goes, moves or gets another URL.
+        """
+        waiting = [*listed]
+        urls: dict[str, str | None] = {}
+        links: dict[str, tuple[tuple[str, str], ...]] = {}
+        for each in waiting:
+            if isinstance(each, Item) and not self._is_line(each.key):
+                urls[each.key], links[each.key] = self._page(each.key)
+        vault = self._vault = Vault(urls)
+        for each in waiting:
+            if isinstance(each, Item) and each.version and links.get(each.key):
+                lead = fingerprint(vault.addresses(links[each.key], each.key))[:16]
+                yield replace(each, version=f"{each.version}:{lead}")
+            else:
+                yield each
+
+    def _page(self, key: str) -> tuple[str | None, tuple[tuple[str, str], ...]]:
+        """Canonical URL and wiki links of a page."""
+        if _suffix(key) not in PAGES:
+            return None, ()
+        try:
+            reading = reader_for(_suffix(key))(self._path(key).read_bytes())
+            return reading.url, wiki_links(reading.text)
+        except Exception:  # whatever it is, it happens again where the page is fetched, and is reported there
+            return None, ()
 
     def _leads_back(self, link: Path, identity: tuple[int, int], folder: _Folder) -> Path | None:
         """Where a linked folder leads when that is read anyway or would never end: inside the source, or around it."""
@@ -303,7 +336,18 @@ class FilesSource:
         if len(data) > self.max_bytes:
             raise ItemError(f"has more than {self.max_bytes:,} bytes (max_bytes)", skipped=True)
         reading = reader_for(_suffix(key))(data)
-        return self._document(reading, locator=key, path=key, source=self.platform, modified_at=modified_at)
+        if _suffix(key) in PAGES:
+            text = self._known_vault().linked(reading.text, key) if is_vault(self._root) else reading.text
+            reading = with_properties(replace(reading, text=text), key)
+        path_shown = without_ids(key)
+        return self._document(reading, locator=key, path=path_shown, source=self.platform, modified_at=modified_at)
+
+    def _known_vault(self) -> Vault:
+        """The pages of the vault; the folder is listed for them when that has not been done."""
+        if self._vault is None:
+            with suppress(SourceError):  # a folder that cannot be read is a problem of listings
+                deque(self.list(), maxlen=0)
+        return self._vault or Vault({})
 
     def _is_line(self, key: str) -> bool:
         return key in self._lines or ".jsonl#" in key

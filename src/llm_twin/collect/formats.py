@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from llm_twin.collect.bookmarks import is_bookmarks, read_bookmarks
 from llm_twin.collect.html import fenced, read_html
 from llm_twin.collect.metadata import reading_from, split_front_matter
 from llm_twin.collect.office import read_docx, read_pdf
@@ -213,6 +214,14 @@ def _cell(cell: Mapping[str, Any], language: str) -> str:
     return fenced(text, language)
 
 
+# --- pages ----------------------------------------------------------------------------------------------------------
+
+
+def read_page(data: bytes) -> Reading:
+    """HTML: the article of a page, or the bookmarks that a browser exported."""
+    return read_bookmarks(decode(data)) if is_bookmarks(data) else read_html(data)
+
+
 # --- the table ------------------------------------------------------------------------------------------------------
 
 READERS: Mapping[str, Callable[[bytes], Reading]] = {
@@ -228,9 +237,9 @@ READERS: Mapping[str, Callable[[bytes], Reading]] = {
     ".txt": read_markdown,
     ".text": read_markdown,
     ".rst": read_rst,
-    ".html": read_html,
-    ".htm": read_html,
-    ".xhtml": read_html,
+    ".html": read_page,
+    ".htm": read_page,
+    ".xhtml": read_page,
     ".ipynb": read_notebook,
     ".pdf": read_pdf,
     ".docx": read_docx,
