@@ -10,9 +10,11 @@ import httpcore2
 import pytest
 
 from llm_twin import catalog
-from llm_twin.collect.browser import BrowserSource, render_page
+from llm_twin.collect.browser import BrowserSource
 from llm_twin.collect.fetch import Fetcher, FetchPolicy, Gone, HttpError
+from llm_twin.collect.rendering import render_page
 from llm_twin.collect.sources import SourceContext
+from llm_twin.collect.web import WebSource
 from llm_twin.core.errors import ConfigError, ItemError
 from llm_twin.core.ports import Browser
 from llm_twin.core.records import Item, Rendered
@@ -305,6 +307,27 @@ def test_a_profile_that_is_no_folder_names_the_line_that_makes_one(tmp_path, fet
 def test_a_context_without_a_browser_says_so(tmp_path, fetcher):
     with pytest.raises(ConfigError, match="no browser is set up here"):
         SourceContext("Jane Roe", tmp_path, lambda: fetcher, lambda: NOW).browser()
+
+
+@needs_chromium
+def test_a_web_source_renders_the_shells_it_meets_and_no_other_page(context, site):
+    links = "".join(f"<h2><a href=/blog/{name}>{name.title()}</a></h2><p>About it." for name in ("one", "two", "three"))
+    site.pages["/blog/"] = SHELL.format(title="Blog", body=links)
+    site.pages["/blog/one"] = article("One")
+    site.pages["/blog/two"] = f"<html><title>Two</title><body><article><h1>Two</h1>{ESSAY}</article>"
+    site.pages["/blog/three"] = SHELL.format(title="Three", body="")
+    source = WebSource.open(f"{site.url}/blog/", context)
+    documents, reasons = {}, {}
+    for item in source.list():
+        path = item.key.removeprefix(site.url)
+        try:
+            documents[path] = source.fetch(item)
+        except ItemError as error:
+            reasons[path] = error.reason if error.skipped else "failed"
+    assert {path: document.title for path, document in documents.items()} == {"/blog/one": "One", "/blog/two": "Two"}
+    assert "the museum had the better coffee" in documents["/blog/one"].text
+    assert "name what to wait for with `wait_for`" in reasons["/blog/three"]
+    assert [site.asked.count(f"/blog/{name}") for name in ("", "one", "two", "three")] == [2, 2, 1, 2]
 
 
 # --- through the front door -----------------------------------------------------------------------------------------

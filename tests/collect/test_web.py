@@ -21,7 +21,8 @@ from llm_twin.collect.page import canonical, is_archive_path, read_page
 from llm_twin.collect.pipeline import CollectReport, collect
 from llm_twin.collect.sources import SourceContext
 from llm_twin.collect.web import WebSource
-from llm_twin.core.errors import ConfigError, ItemError
+from llm_twin.core.errors import ConfigError, ItemError, MissingExtra
+from llm_twin.core.ports import Browser
 from llm_twin.core.records import Document
 from llm_twin.features.clean import boilerplate_lines, clean
 
@@ -61,10 +62,15 @@ class Run:
     fetcher: Fetcher
     store: MemoryWarehouse = field(default_factory=MemoryWarehouse)
     now: datetime = NOON
+    browsers_asked: int = 0
 
     @property
     def context(self) -> SourceContext:
-        return SourceContext("Ann Lee", Path(), lambda: self.fetcher, lambda: self.now)
+        return SourceContext("Ann Lee", Path(), lambda: self.fetcher, lambda: self.now, self.no_browser)
+
+    def no_browser(self, profile: str = "") -> Browser:
+        self.browsers_asked += 1
+        raise MissingExtra("the browser engine playwright", "browser", "playwright")
 
     def collect(self, path: str = "", **options) -> CollectReport:
         self.site.forget()
@@ -215,7 +221,7 @@ def test_a_canonical_address_that_is_the_front_page_is_not_believed(run: Run) ->
     [
         ("<title>Just a moment...</title><p>Verify you are human</p><script>x()</script>", "failed", "bot check"),
         ("<p>Log in to continue</p><form><input type='password'></form>", "skipped", "sign-in"),
-        ("<div id='app'></div><script>render()</script>", "skipped", 'kind "browser"'),
+        ("<div id='app'></div><script>render()</script>", "skipped", 'kind = "browser"'),
         (index("/a", "/b", "/c"), "skipped", "list of links"),
         (
             page("Tags", head='<script type="application/ld+json">{"@type": "CollectionPage"}</script>'),
@@ -490,6 +496,43 @@ def test_following_links_ends_at_the_limit(run: Run) -> None:
     report = run.collect(max_pages=10)
     assert "more than 10 pages" in (report.problem or "")
     assert len(run.site.asked()) < 20
+
+
+SHELL = "<title>App</title><div id='app'></div><script>render()</script>"
+
+
+def test_without_a_browser_an_empty_shell_is_skipped_with_what_to_install(run: Run) -> None:
+    run.site.pages |= {"/": index("/a", "/b", "/c"), "/a": page("A"), "/b": SHELL, "/c": SHELL}
+    report = run.collect()
+    assert (run.outcomes(report)["/a"], run.outcomes(report)["/b"], report.problem) == ("added", "skipped", None)
+    assert (
+        "pip install 'llm-twin[browser]' and install Chromium, or use kind = \"browser\"" in run.reasons(report)["/b"]
+    )
+    assert "the browser engine playwright needs the package" in run.reasons(report)["/c"]
+    assert run.browsers_asked == 1
+
+
+def test_no_browser_is_asked_for_where_every_page_has_text_or_none_would_help(run: Run) -> None:
+    run.site.pages |= {"/": index("/a", "/b", "/c"), "/a": page("A", "<script>x()</script>"), "/c": ""}
+    run.site.pages["/b"] = "<title>Just a moment...</title><p>Verify you are human</p><script>x()</script>"
+    run.collect()
+    assert run.browsers_asked == 0
+
+
+def test_a_page_that_became_a_shell_keeps_its_document_and_its_links_remove_nothing(run: Run) -> None:
+    run.site.pages |= {"/": index("/a", "/b", "/c"), "/a": page("A", links("/d")), "/b": page("B"), "/c": page("C")}
+    run.site.pages["/d"] = page("D")
+    run.collect()
+    run.site.pages["/a"] = SHELL
+    assert run.outcomes(run.collect())["/a"] == "failed"
+    assert set(run.documents()) == {"A", "B", "C", "D"}
+
+
+def test_a_shell_of_a_sitemap_is_asked_for_again_although_its_date_is_the_same(run: Run) -> None:
+    run.site.pages |= {"/sitemap.xml": sitemap({"/a": "2024-01-02T03:04:05Z"}), "/": index(), "/a": SHELL}
+    assert run.outcomes(run.collect()) == {"/a": "skipped"}
+    run.site.pages["/a"] = page("A")
+    assert run.outcomes(run.collect()) == {"/a": "added"}
 
 
 def test_a_section_that_cannot_be_read_removes_nothing(run: Run) -> None:

@@ -97,6 +97,7 @@ class Fetched:
 
     `url` is the address after redirects, header names are in lower case, `content_type` is the type the bytes really
     have (without parameters). `from_cache` says that the server confirmed an earlier answer; `fetched_at` is when.
+    `rendered` says that it is a page as a browser shows it, after its scripts ran.
     """
 
     url: str
@@ -106,6 +107,7 @@ class Fetched:
     content_type: str
     from_cache: bool
     fetched_at: datetime
+    rendered: bool = False
 
     @property
     def text(self) -> str:

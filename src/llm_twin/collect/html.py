@@ -25,17 +25,20 @@ _QUOTE = "twin0quotation"
 _NOT_IN_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _LANGUAGE_CLASS = re.compile(r"(?:^|\s)(?:language|lang|highlight-source|brush:)[-\s]?([\w+#-]+)")
 
+WAIT_FOR = 'its scripts ran, so name what to wait for with `wait_for` (of kind = "browser")'
+"""What to do about a rendered page that holds nothing."""
+
 _NOT_PEOPLE = {
     "admin", "administrator", "anonymous", "author", "default", "guest", "microsoft", "office", "owner", "python-docx",
     "root", "team", "unknown", "user", "windows",
 }  # fmt: skip
 
 
-def read_html(data: bytes | str, url: str | None = None) -> Reading:
+def read_html(data: bytes | str, url: str | None = None, *, rendered: bool = False) -> Reading:
     """The article of a page: headings, lists, quotations, links and code as Markdown, metadata from its head.
 
-    `url` is where the page was found, used when it names no canonical address. Raises `ItemError` (skipped) when the
-    page holds no article.
+    `url` is where the page was found, used when it names no canonical address; `rendered` says that its scripts ran.
+    Raises `ItemError` (skipped) when the page holds no article.
     """
     import trafilatura
 
@@ -53,7 +56,8 @@ def read_html(data: bytes | str, url: str | None = None) -> Reading:
         tree, url=url, output_format="markdown", include_formatting=True, include_links=True, include_comments=False
     )
     if not text or not text.strip():
-        raise ItemError("holds no article text; a page built by scripts needs a browser source", skipped=True)
+        remedy = WAIT_FOR if rendered else "a page built by scripts needs a browser source"
+        raise ItemError(f"holds no article text; {remedy}", skipped=True)
     return Reading(
         text=_restore(_without_title(text, [title for title in titles if title]), blocks).strip("\n"),
         title=about.title,

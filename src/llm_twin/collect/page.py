@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urldefrag, urljoin, urlsplit
 
 from llm_twin.collect.fetch import PAGES, Fetched
-from llm_twin.collect.html import parse_html, read_html, structured_data
+from llm_twin.collect.html import WAIT_FOR, parse_html, read_html, structured_data
 from llm_twin.collect.reading import Reading
 from llm_twin.core.errors import ItemError
 
@@ -131,17 +131,41 @@ def _article(page: Fetched) -> Reading:
             "answered with a bot check instead of the page; lower fetch.requests_per_second, or use the site's feed or "
             "export"
         )
-    if words < SHORT_PAGE_WORDS and (tree.xpath("//input[@type='password']") or _SIGN_IN.search(shown)):
+    if words < SHORT_PAGE_WORDS and _wants_sign_in(tree, shown):
         raise ItemError("wants a sign-in to show its text; use the platform's export instead", skipped=True)
-    if words < FEW_WORDS and tree.xpath("//script"):
+    if words < FEW_WORDS and page.rendered:
+        raise ItemError(f"is an empty page of {words} words; {WAIT_FOR}", skipped=True)
+    if _awaits_scripts(tree, words):
         raise ItemError(
             'is an empty shell that scripts fill; give it to a source of kind "browser", which renders pages',
             skipped=True,
         )
-    reading = read_html(page.text, page.url)
+    reading = read_html(page.text, page.url, rendered=page.rendered)
     if not is_article(tree, reading.text, page.url):
         raise ItemError("is a list of links, not an article; its posts are collected by themselves", skipped=True)
     return replace(reading, url=_own_address(reading.url, page.url))
+
+
+def is_shell(page: Fetched) -> bool:
+    """Whether a page was fetched that scripts have yet to fill; a bot check and a sign-in form are not."""
+    if page.rendered or page.content_type not in PAGES:
+        return False
+    try:
+        tree = parse_html(page.text)
+    except ItemError:
+        return False
+    shown = _shown(tree)
+    return (
+        _awaits_scripts(tree, len(shown.split())) and not _BOT_CHECK.search(shown) and not _wants_sign_in(tree, shown)
+    )
+
+
+def _awaits_scripts(tree: Any, words: int) -> bool:
+    return words < FEW_WORDS and bool(tree.xpath("//script"))
+
+
+def _wants_sign_in(tree: Any, shown: str) -> bool:
+    return bool(tree.xpath("//input[@type='password']") or _SIGN_IN.search(shown))
 
 
 def is_article(tree: Any, text: str, url: str) -> bool:

@@ -180,7 +180,10 @@ class _Run:
             if error.gone:
                 self._end_gone(replace(state, outcome="failed", reason=f"{GONE}: {error.reason}"), known)
                 return
-            self._end(replace(state, outcome="skipped" if error.skipped else "failed", reason=error.reason), known)
+            skipped = error.skipped and not (error.passing and self._own_document(known))
+            version = None if error.passing else state.version
+            outcome = replace(state, outcome="skipped" if skipped else "failed", reason=error.reason, version=version)
+            self._end(outcome, known)
             return
         owner = self.owners.setdefault(document.id, (self.source.name, item.key))
         if owner != (self.source.name, item.key):

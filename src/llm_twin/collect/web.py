@@ -5,6 +5,7 @@
                             └─ no ─> a feed? ─ yes ─> its entries (see feed.py)
                                        └─ no ─> follow links, page by page
 
+A page that is an empty shell, which scripts have yet to fill, is read through the browser, where there is one.
 A page is told apart by its canonical address. What a page says of itself (title, author, date, canonical address)
 counts; sites' interface that is left in the text is taken out later, by its recurrence over pages.
 """
@@ -24,15 +25,16 @@ import pathspec
 from llm_twin.collect import feed, sitemap
 from llm_twin.collect.fetch import FEEDS, JSON, PAGES, Fetched, Fetcher, Gone
 from llm_twin.collect.html import parse_html
-from llm_twin.collect.page import canonical, is_archive_path, links_in, read_page, same_site
+from llm_twin.collect.page import canonical, is_archive_path, is_shell, links_in, read_page, same_site
 from llm_twin.collect.reading import document_from, parse_date
+from llm_twin.collect.rendering import render_page
 from llm_twin.collect.sources import SourceContext
-from llm_twin.core.errors import ConfigError, ItemError, SourceError
+from llm_twin.core.errors import ConfigError, ItemError, MissingExtra, PartialListing, SourceError
 from llm_twin.core.records import Document, Item, ItemState, fingerprint
 
 Scope = Literal["auto", "page", "site"]
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Raised when the same page would become another document."""
 MAX_PAGES = 5000
 """Pages of one site that are listed; at one request a second they take an hour and a half."""
@@ -47,6 +49,19 @@ _NO_PAGE = re.compile(
     re.IGNORECASE,
 )
 _ACTION = re.compile(r"(?:^|&)(?:replytocom|share|action|print|add-to-cart|sort|order|orderby|filter|reply|s|q)=")
+
+
+class Unrendered(ItemError):
+    """A page is an empty shell, and there is no browser to render it."""
+
+    passing = True
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            "is an empty shell that scripts fill; to have it rendered, run pip install 'llm-twin[browser]' and install "
+            f'Chromium, or use kind = "browser" where they are ({problem})',
+            skipped=True,
+        )
 
 
 class WebSource:
@@ -120,15 +135,18 @@ class WebSource:
         self._exclude = pathspec.GitIgnoreSpec.from_lines(exclude)
         self._feed: feed.FeedSource | None = None
         self._at_hand: tuple[str, Fetched | ItemError] | None = None
+        self._no_browser = ""
         self._how = fingerprint(READER_VERSION, context.author, platform)[:8]
 
     def list(self) -> Iterator[Item | ItemState]:
         """The page, or every page of the site; see `Source.list`.
 
         Raises `SourceError` when the address cannot be read, and at the end when a sitemap or a page on the way could
-        not be, or there are more than `max_pages`; `PartialListing` where a feed is all the site offers.
+        not be, or there are more than `max_pages`; `PartialListing` where a feed is all the site offers, or links stand
+        on pages that only a browser could show.
         """
         self._feed = self._at_hand = None
+        self._no_browser = ""
         if self.scope == "page":
             yield Item(self._address)
             return
@@ -146,6 +164,8 @@ class WebSource:
         if self._feed is not None:
             return self._feed.fetch(item)
         page = self._page(item.key)
+        if is_shell(page):
+            raise Unrendered(self._no_browser)
         reading = read_page(page)
         return document_from(
             reading,
@@ -161,7 +181,20 @@ class WebSource:
         return self._context.fetcher()
 
     def _get(self, url: str) -> Fetched:
-        return self._fetcher.fetch(url, accept=_ACCEPT)
+        """What is at an address: a page as it came, unless it is a shell that a browser can fill."""
+        page = self._fetcher.fetch(url, accept=_ACCEPT)
+        return self._rendered(page) if is_shell(page) and not self._no_browser else page
+
+    def _rendered(self, shell: Fetched) -> Fetched:
+        """The page a browser makes of a shell; the shell, and from then on every other, when none can be had."""
+        try:
+            browser = self._context.browser()
+            return render_page(shell.url, fetcher=self._fetcher, browser=browser, now=self._context.now, scroll=True)
+        except ItemError:
+            raise
+        except (ConfigError, MissingExtra, SourceError) as error:
+            self._no_browser = str(error)
+            return shell
 
     def _page(self, key: str) -> Fetched:
         """The page of a key, without asking twice for one that the listing has read just before."""
@@ -241,6 +274,7 @@ class WebSource:
         first = canonical(start.url)
         waiting, seen = deque([first]), {first.rstrip("/")}
         unread: list[str] = []
+        shells = 0
         while waiting:
             key = waiting.popleft()
             try:
@@ -251,6 +285,7 @@ class WebSource:
                 if not error.skipped and not isinstance(error, Gone):
                     unread.append(str(error))
                 continue
+            shells += is_shell(page)
             for link in _links(page):
                 same = link.rstrip("/")
                 if same not in seen and self._belongs(link, below) and not _ACTION.search(urlsplit(link).query):
@@ -266,6 +301,8 @@ class WebSource:
                 f"{self.name}: {len(unread)} pages could not be read, so that what they link to is not known; first: "
                 f"{unread[0]}"
             )
+        if shells:
+            raise PartialListing(f"{self.name}: {shells} pages are empty shells, so that their links are not known")
 
     def _too_many(self) -> SourceError:
         return SourceError(

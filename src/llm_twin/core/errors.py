@@ -62,10 +62,12 @@ class ItemError(SourceError):
     """One item cannot become a document.
 
     `skipped` tells a decision (empty, binary, too large) from a failure (unreadable, broken); `gone` says that its
-    address answers that there is nothing.
+    address answers that there is nothing, and `passing` that the reason lies in what is installed here: an item skipped
+    for it is asked for again, and a document it brought before stays.
     """
 
     gone = False
+    passing = False
 
     def __init__(self, reason: str, *, skipped: bool = False) -> None:
         super().__init__(reason)
