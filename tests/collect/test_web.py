@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from collect.site_server import Reply, Site, serve
@@ -123,6 +123,8 @@ def test_the_address_tells_the_kind_of_source(address: str, kind: str) -> None:
         ("https://www.ann.example/a", "https://www.ann.example/a"),
         ("https://ann.example/a?fbclid=1&page=2", "https://ann.example/a?page=2"),
         ("https://ann.example/über", "https://ann.example/%C3%BCber"),
+        ("https://ann.example/a/../b?x=1", "https://ann.example/b?x=1"),
+        ("https://ann.example//other.example/b", "https://ann.example/other.example/b"),
     ],
 )
 def test_a_canonical_address_drops_what_identifies_nothing(address: str, key: str) -> None:
@@ -130,6 +132,7 @@ def test_a_canonical_address_drops_what_identifies_nothing(address: str, key: st
 
 
 @given(st.text("abc/?&=#%.é +:", max_size=40))
+@example("..")
 def test_making_an_address_canonical_twice_changes_nothing(rest: str) -> None:
     try:
         once = canonical(f"https://ann.example/{rest}")

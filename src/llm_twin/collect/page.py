@@ -63,7 +63,10 @@ def canonical(url: str, base: str = "") -> str:
     import courlan
 
     try:
+        # Joined with itself as well: that resolves `.` and `..`, which an address without a base may hold.
         address, _ = urldefrag(urljoin(base, url.strip()))
+        before_query, mark, query = address.partition("?")
+        address = urljoin(before_query, "/" + urlsplit(before_query).path.lstrip("/")) + mark + query
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("it needs http:// or https:// and a host")
