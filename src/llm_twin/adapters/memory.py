@@ -20,6 +20,7 @@ from llm_twin.core.records import (
     Run,
     Span,
     VoiceProfile,
+    check_fit,
     to_json,
 )
 
@@ -48,7 +49,7 @@ class MemoryWarehouse:
     def save(self, states: Sequence[tuple[ItemState, Document | None]]) -> None:
         """See `DocumentStore.save`. Raises `StoreError` when a state and its document contradict each other."""
         for state, document in states:
-            _check_fit(state, document)
+            check_fit(state, document)
         with self._lock:
             let_go: set[str | None] = set()
             for state, document in states:
@@ -197,20 +198,6 @@ class MemoryTraces:
 
     def close(self) -> None:
         """Nothing to release."""
-
-
-def _check_fit(state: ItemState, document: Document | None) -> None:
-    if document is None:
-        return
-    if state.outcome == "removed":
-        raise StoreError(
-            f"item {state.key!r} of {state.source!r} is removed but carries a document; save it without one"
-        )
-    if state.document_id not in (None, document.id):
-        raise StoreError(
-            f"item {state.key!r} of {state.source!r} names document {state.document_id!r} but carries {document.id!r}; "
-            "make them the same"
-        )
 
 
 def _plain(value: Any) -> Any:

@@ -58,6 +58,7 @@ from llm_twin.core.records import (
     ItemState,
     Run,
     VoiceProfile,
+    check_fit,
     fingerprint,
     to_json,
 )
@@ -543,7 +544,7 @@ class MongoWarehouse:
     def save(self, states: Sequence[tuple[ItemState, Document | None]]) -> None:
         """See `DocumentStore.save`. Raises `StoreError` when a state and its document contradict each other."""
         for state, document in states:
-            _check_fit(state, document)
+            check_fit(state, document)
         if states:
             self._database.write(lambda call: _save(call, states))
 
@@ -695,20 +696,6 @@ class MongoWarehouse:
 
 
 # --- saving ---------------------------------------------------------------------------------------------------------
-
-
-def _check_fit(state: ItemState, document: Document | None) -> None:
-    if document is None:
-        return
-    if state.outcome == "removed":
-        raise StoreError(
-            f"item {state.key!r} of {state.source!r} is removed but carries a document; save it without one"
-        )
-    if state.document_id not in (None, document.id):
-        raise StoreError(
-            f"item {state.key!r} of {state.source!r} names document {state.document_id!r} but carries {document.id!r}; "
-            "make them the same"
-        )
 
 
 def _save(call: _Call, states: Sequence[tuple[ItemState, Document | None]]) -> None:

@@ -39,6 +39,7 @@ from llm_twin.core.records import (
     Run,
     Span,
     VoiceProfile,
+    check_fit,
     to_json,
 )
 from llm_twin.core.text import as_written, storable
@@ -522,7 +523,7 @@ class SqlWarehouse:
     def save(self, states: Sequence[tuple[ItemState, Document | None]]) -> None:
         """See `DocumentStore.save`. Raises `StoreError` when a state and its document contradict each other."""
         for state, document in states:
-            _check_fit(state, document)
+            check_fit(state, document)
         keys = {(state.source, state.key) for state, _ in states}
         with self._database.write() as connection:
             before = _documents_of(connection, keys)
@@ -674,20 +675,6 @@ class SqlWarehouse:
             with self._database.read() as connection:
                 ids = set(connection.scalars(sa.select(table.c.id)))
         return _batches(ids)
-
-
-def _check_fit(state: ItemState, document: Document | None) -> None:
-    if document is None:
-        return
-    if state.outcome == "removed":
-        raise StoreError(
-            f"item {state.key!r} of {state.source!r} is removed but carries a document; save it without one"
-        )
-    if state.document_id not in (None, document.id):
-        raise StoreError(
-            f"item {state.key!r} of {state.source!r} names document {state.document_id!r} but carries {document.id!r}; "
-            "make them the same"
-        )
 
 
 def _documents_of(connection: Connection, keys: set[tuple[str, str]]) -> dict[tuple[str, str], str | None]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from llm_twin.core.errors import StoreError
+
 if TYPE_CHECKING:
     from llm_twin.core.vectors import PackedTokens, Vector
 
@@ -131,6 +133,21 @@ class Rendered:
     html: str
     url: str
     status: int
+
+
+def check_fit(state: ItemState, document: Document | None) -> None:
+    """Refuse a state and a document that contradict each other: deleted text could come back by such a pair."""
+    if document is None:
+        return
+    if state.outcome == "removed":
+        raise StoreError(
+            f"item {state.key!r} of {state.source!r} is removed but carries a document; save it without one"
+        )
+    if state.document_id not in (None, document.id):
+        raise StoreError(
+            f"item {state.key!r} of {state.source!r} names document {state.document_id!r} but carries {document.id!r}; "
+            "make them the same"
+        )
 
 
 @dataclass(frozen=True, slots=True)
