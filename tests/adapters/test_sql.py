@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -179,6 +180,11 @@ def version(url: str, store: str = "warehouse") -> int:
     return found
 
 
+def then(schema: Schema, *migrations: Callable[[sa.Connection], None]) -> Schema:
+    """The schema of a program that is newer by these migrations."""
+    return replace(schema, migrations=(*schema.migrations, *migrations))
+
+
 def make_old_warehouse(url: str) -> VoiceProfile:
     profile = VoiceProfile("Ann", 3, 1200, {"contractions": 8.4}, {})
     warehouse = SqlWarehouse(url)
@@ -189,33 +195,57 @@ def make_old_warehouse(url: str) -> VoiceProfile:
 
 def test_a_database_of_the_version_before_is_migrated_with_its_data(url):
     profile = make_old_warehouse(url)
-    newer = SqlWarehouse(url, schema=Schema("warehouse", WAREHOUSE.tables, (add_rating,)))
+    newer = SqlWarehouse(url, schema=then(WAREHOUSE, add_rating))
     with newer._database.read() as connection:
         assert connection.exec_driver_sql("SELECT author, rating FROM voice_profiles").all() == [("Ann", 12)]
     newer.close()
-    assert version(url) == 2
-    again = SqlWarehouse(url, schema=Schema("warehouse", WAREHOUSE.tables, (add_rating,)))
+    assert version(url) == WAREHOUSE.version + 1
+    again = SqlWarehouse(url, schema=then(WAREHOUSE, add_rating))
     with again._database.read() as connection:
         assert connection.exec_driver_sql("SELECT words FROM voice_profiles").scalar() == profile.words
     again.close()
+
+
+TO_VERSION_1 = (
+    "DROP TABLE records",
+    "UPDATE schema_version SET version = 1 WHERE store = 'warehouse'",
+)
+
+
+def test_a_warehouse_of_the_first_version_is_brought_up_to_this_one_with_its_data(url):
+    state, document = make_pair("a.md", "ORMs leak.")
+    profile = make_old_warehouse(url)
+    with closing(SqlWarehouse(url)) as warehouse:
+        newest = {table: columns(url, table) for table in WAREHOUSE.tables.tables}
+        warehouse.save([(state, document)])
+        with warehouse._database.write() as connection:
+            for statement in TO_VERSION_1:
+                connection.exec_driver_sql(statement)
+    with closing(SqlWarehouse(url)) as warehouse:
+        warehouse.put("feedback", "f1", {"rating": 1})
+        assert warehouse.records("feedback") == [("f1", {"rating": 1})]
+        assert (list(warehouse.items()), list(warehouse.documents())) == ([state], [document])
+        assert warehouse.profiles() == {"Ann": profile}
+    assert {table: columns(url, table) for table in WAREHOUSE.tables.tables} == newest
+    assert version(url) == WAREHOUSE.version
 
 
 def test_only_the_missing_migrations_run_and_in_order(url):
     make_old_warehouse(url)
     ran: list[str] = []
     first, second, third = ((lambda _, name=name: ran.append(name)) for name in "123")
-    SqlWarehouse(url, schema=Schema("warehouse", WAREHOUSE.tables, (first,))).close()
-    SqlWarehouse(url, schema=Schema("warehouse", WAREHOUSE.tables, (first, second, third))).close()
+    SqlWarehouse(url, schema=then(WAREHOUSE, first)).close()
+    SqlWarehouse(url, schema=then(WAREHOUSE, first, second, third)).close()
     assert ran == ["1", "2", "3"]
-    assert version(url) == 4
+    assert version(url) == WAREHOUSE.version + 3
 
 
 def test_an_empty_database_gets_the_newest_version_without_migrations(url):
     def never(_: sa.Connection) -> None:
         raise AssertionError("a new database has nothing to migrate")
 
-    SqlWarehouse(url, schema=Schema("warehouse", WAREHOUSE.tables, (never, never))).close()
-    assert version(url) == 3
+    SqlWarehouse(url, schema=then(WAREHOUSE, never, never)).close()
+    assert version(url) == WAREHOUSE.version + 2
 
 
 def test_a_migration_that_fails_leaves_the_database_as_it_was(url):
@@ -227,9 +257,9 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(url):
         connection.exec_driver_sql("SELECT * FROM no_such_table")
 
     with pytest.raises(StoreError, match="no_such_table"):
-        SqlWarehouse(url, schema=Schema("warehouse", WAREHOUSE.tables, (breaks,)))
+        SqlWarehouse(url, schema=then(WAREHOUSE, breaks))
     assert "rating" not in columns(url, "voice_profiles")
-    assert version(url) == 1
+    assert version(url) == WAREHOUSE.version
     warehouse = SqlWarehouse(url)
     assert warehouse.profiles() == {"Ann": profile}
     warehouse.close()
@@ -243,7 +273,7 @@ def test_a_process_killed_in_a_migration_leaves_the_database_as_it_was(url):
         connection.exec_driver_sql("DELETE FROM voice_profiles")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    SqlWarehouse(url, schema=Schema("warehouse", WAREHOUSE.tables, (breaks,)))
+    SqlWarehouse(url, schema=Schema("warehouse", WAREHOUSE.tables, (*WAREHOUSE.migrations, breaks)))
     """
     assert run(script, url).wait(60) == -signal.SIGKILL
     warehouse = SqlWarehouse(url)
@@ -254,11 +284,12 @@ def test_a_process_killed_in_a_migration_leaves_the_database_as_it_was(url):
 
 @pytest.mark.parametrize(("store", "schema"), [(SqlWarehouse, WAREHOUSE), (SqlTraces, TRACES)])
 def test_a_database_of_a_newer_version_is_refused_untouched_and_the_error_says_what_to_do(url, store, schema):
-    newer = Schema(schema.name, schema.tables, (lambda _: None,))
-    store(url, schema=newer).close()
-    with pytest.raises(MigrationError, match=r"has version 2, this program reads up to 1; upgrade with: pip install"):
+    store(url, schema=then(schema, lambda _: None)).close()
+    newest = schema.version
+    said = rf"has version {newest + 1}, this program reads up to {newest}; upgrade with: pip install"
+    with pytest.raises(MigrationError, match=said):
         store(url)
-    assert version(url, schema.name) == 2
+    assert version(url, schema.name) == newest + 1
 
 
 def test_several_processes_may_open_an_empty_database_at_once(url):

@@ -21,7 +21,9 @@ from llm_twin.core.records import (
     Span,
     VoiceProfile,
     check_fit,
-    to_json,
+    json_text,
+    no_such_record,
+    record_text,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ class MemoryWarehouse:
         self._embeddings: dict[str, Embedding] = {}
         self._runs: dict[str, Run] = {}
         self._profiles: dict[str, VoiceProfile] = {}
+        self._records: dict[str, dict[str, str]] = {}
 
     def save(self, states: Sequence[tuple[ItemState, Document | None]]) -> None:
         """See `DocumentStore.save`. Raises `StoreError` when a state and its document contradict each other."""
@@ -157,6 +160,38 @@ class MemoryWarehouse:
             for author in authors:
                 self._profiles.pop(author, None)
 
+    def put(self, collection: str, record_id: str, data: Mapping[str, Any]) -> None:
+        """See `RecordStore.put`."""
+        text = record_text(collection, record_id, data)
+        with self._lock:
+            self._records.setdefault(collection, {})[record_id] = text
+
+    def record(self, collection: str, record_id: str) -> dict[str, Any] | None:
+        """See `RecordStore.record`."""
+        with self._lock:
+            text = self._records.get(collection, {}).get(record_id)
+        return None if text is None else json.loads(text)
+
+    def records(
+        self, collection: str, *, limit: int | None = None, before: str | None = None
+    ) -> list[tuple[str, dict[str, Any]]]:
+        """See `RecordStore.records`."""
+        with self._lock:
+            newest = list(reversed(self._records.get(collection, {}).items()))
+        if before is not None:
+            ids = [record_id for record_id, _ in newest]
+            if before not in ids:
+                raise no_such_record(collection, before)
+            newest = newest[ids.index(before) + 1 :]
+        chosen = newest if limit is None else newest[: max(0, limit)]
+        return [(record_id, json.loads(text)) for record_id, text in chosen]
+
+    def drop(self, collection: str, record_ids: Collection[str]) -> None:
+        """See `RecordStore.drop`."""
+        with self._lock:
+            for record_id in record_ids:
+                self._records.get(collection, {}).pop(record_id, None)
+
     def close(self) -> None:
         """Nothing to release."""
 
@@ -201,9 +236,4 @@ class MemoryTraces:
 
 
 def _plain(value: Any) -> Any:
-    try:
-        return json.loads(json.dumps(to_json(value), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise StoreError(
-            f"a value cannot be kept as JSON: {error}; use text, finite numbers, lists and objects"
-        ) from error
+    return json.loads(json_text(value))

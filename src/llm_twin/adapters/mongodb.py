@@ -60,7 +60,9 @@ from llm_twin.core.records import (
     VoiceProfile,
     check_fit,
     fingerprint,
-    to_json,
+    json_text,
+    no_such_record,
+    record_text,
 )
 from llm_twin.core.text import as_written, storable
 from llm_twin.core.vectors import PackedTokens
@@ -68,7 +70,7 @@ from llm_twin.core.vectors import PackedTokens
 try:
     import bson
     import pymongo
-    from pymongo import DeleteOne, IndexModel, InsertOne, ReplaceOne
+    from pymongo import DeleteOne, IndexModel, InsertOne, ReplaceOne, UpdateOne
     from pymongo.client_session import ClientSession
     from pymongo.errors import (
         BulkWriteError,
@@ -112,6 +114,7 @@ _INDEXES = {
     "features": [IndexModel([("_id", 1), ("fingerprint", 1)], name="fingerprints")],
     "runs": [IndexModel([("started_at", -1), ("_id", -1)], name="newest")],
     "pieces": [IndexModel([("owner", 1)], name="owners")],
+    "records": [IndexModel([("collection", 1), ("first_put_at", -1), ("id", -1)], name="newest")],
 }
 
 # Every row, by a condition that the index of ids answers alone.
@@ -136,19 +139,12 @@ def _stored(value: Any) -> Any:
     return value
 
 
-def _as_json(value: Any) -> str:
-    try:
-        return storable(json.dumps(to_json(value), ensure_ascii=False, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise StoreError(
-            f"a value cannot be kept as JSON: {error}; use text, finite numbers, lists and objects"
-        ) from error
-
-
 def _row(record: Any, *without: str, **more: Any) -> Row:
     """The fields of a record as a row."""
     values = {field.name: getattr(record, field.name) for field in fields(record) if field.name not in without}
-    return {name: _as_json(value) if name in _MAPPINGS else _stored(value) for name, value in values.items()} | more
+    return {
+        name: storable(json_text(value)) if name in _MAPPINGS else _stored(value) for name, value in values.items()
+    } | more
 
 
 def _value(name: str, stored: Any) -> Any:
@@ -171,8 +167,9 @@ def _record(kind: type[T], row: Row) -> T:
     return kind(**{field.name: _value(field.name, row[field.name]) for field in fields(kind)})  # type: ignore[arg-type]
 
 
-def _item_id(source: str, key: str) -> str:
-    return fingerprint(source, key)[:32]
+def _pair_id(first: str, second: str) -> str:
+    """One id for what two texts identify together: source and key of an item, collection and id of a record."""
+    return fingerprint(first, second)[:32]
 
 
 # --- connections ----------------------------------------------------------------------------------------------------
@@ -675,6 +672,51 @@ class MongoWarehouse:
         with self._database.translated():
             self._database.call().remove("voice_profiles", authors)
 
+    def put(self, collection: str, record_id: str, data: Mapping[str, Any]) -> None:
+        """See `RecordStore.put`. One write of one row, so that writers need no turns."""
+        text = storable(record_text(collection, record_id, data))
+        first = {
+            "collection": storable(collection),
+            "id": storable(record_id),
+            "first_put_at": _stored(datetime.now(UTC)),
+        }
+        where = {"_id": _pair_id(collection, record_id)}
+        with self._database.translated():
+            self._database.call().write(
+                "records", [UpdateOne(where, {"$set": {"data": text}, "$setOnInsert": first}, upsert=True)]
+            )
+
+    def record(self, collection: str, record_id: str) -> dict[str, Any] | None:
+        """See `RecordStore.record`."""
+        with self._database.translated():
+            rows = self._database.call().find("records", {"_id": _pair_id(collection, record_id)}, "data")
+        return json.loads(as_written(rows[0]["data"])) if rows else None
+
+    def records(
+        self, collection: str, *, limit: int | None = None, before: str | None = None
+    ) -> list[tuple[str, dict[str, Any]]]:
+        """See `RecordStore.records`. Records that were first put in the same microsecond are ordered by id."""
+        if limit is not None and limit < 1:
+            return []
+        where: Row = {"collection": storable(collection)}
+        with self._database.translated():
+            if before is not None:
+                found = self._database.call().find("records", {"_id": _pair_id(collection, before)}, "first_put_at")
+                if not found:
+                    raise no_such_record(collection, before)
+                at = found[0]["first_put_at"]
+                earlier = {"first_put_at": {"$lt": at}}
+                where["$or"] = [earlier, {"first_put_at": at, "id": {"$lt": storable(before)}}]
+            newest = [("first_put_at", -1), ("id", -1)]
+            rows = self._database.call().find("records", where, order=newest, limit=limit or 0)
+        return [(as_written(row["id"]), json.loads(as_written(row["data"]))) for row in rows]
+
+    def drop(self, collection: str, record_ids: Collection[str]) -> None:
+        """See `RecordStore.drop`."""
+        with self._database.translated():
+            for batch in _batches(_pair_id(collection, each) for each in record_ids):
+                self._database.call().write("records", [DeleteOne({"_id": each}) for each in batch])
+
     def close(self) -> None:
         """See `Warehouse.close`."""
         self._database.client.close()
@@ -700,7 +742,7 @@ class MongoWarehouse:
 
 def _save(call: _Call, states: Sequence[tuple[ItemState, Document | None]]) -> None:
     """The five steps of the module's docstring; in a transaction the first is not needed."""
-    ids = {_item_id(state.source, state.key) for state, _ in states}
+    ids = {_pair_id(state.source, state.key) for state, _ in states}
     before = {row["_id"]: row for row in call.by_id("items", ids)}
     after, let_go = _settle(states, before)
     gone = _unheld(call, let_go - {item.document_id for item in after.values()}, without=ids)
@@ -729,7 +771,7 @@ def _settle(
     after: dict[str, ItemState] = {}
     let_go: set[str] = set()
     for state, document in states:
-        at = _item_id(state.source, state.key)
+        at = _pair_id(state.source, state.key)
         held, previous = known.pop(at, set()), named_before.pop(at, None)
         if state.outcome == "removed":
             after.pop(at, None)

@@ -40,6 +40,8 @@ from llm_twin.core.records import (
     Span,
     VoiceProfile,
     check_fit,
+    no_such_record,
+    record_text,
     to_json,
 )
 from llm_twin.core.text import as_written, storable
@@ -247,6 +249,17 @@ _PROFILES = Table(
     Column("openers", _Texts, nullable=False),
     Column("phrases", _Texts, nullable=False),
 )
+_RECORDS = Table(
+    "records",
+    _WAREHOUSE,
+    _text("collection", key=True),
+    _text("id", key=True),
+    # Rises with each first insertion into the collection, and stays.
+    Column("position", sa.BigInteger, nullable=False),
+    # JSON as text: JSONB would sort the keys.
+    _text("data"),
+    Index("ix_records_newest", "collection", "position", unique=True),
+)
 
 _TRACES = MetaData()
 _SPANS = Table(
@@ -293,7 +306,11 @@ class Schema:
         return 1 + len(self.migrations)
 
 
-WAREHOUSE = Schema("warehouse", _WAREHOUSE)
+def _add_records(connection: Connection) -> None:
+    _RECORDS.create(connection)
+
+
+WAREHOUSE = Schema("warehouse", _WAREHOUSE, (_add_records,))
 TRACES = Schema("traces", _TRACES)
 
 _SCHEMA_VERSION = Table(
@@ -533,7 +550,7 @@ class SqlWarehouse:
             _delete(connection, _ITEMS, before.keys() - after.keys())
             _upsert(connection, _ITEMS, [_values(state) for state in after.values()])
             _upsert(connection, _DOCUMENTS, [_values(document) for document in documents.values()])
-            _upsert(connection, _VERSIONS, [_version(document) for document in versions.values()], keep=True)
+            _upsert(connection, _VERSIONS, [_version(document) for document in versions.values()], keep=None)
             _delete(connection, _DOCUMENTS, {(document_id,) for document_id in _unreferenced(connection, let_go)})
 
     def history(self, document_id: str) -> list[tuple[str, datetime]]:
@@ -665,6 +682,43 @@ class SqlWarehouse:
         """See `ProfileStore.forget_profiles`."""
         with self._database.write() as connection:
             _delete(connection, _PROFILES, {(author,) for author in authors})
+
+    def put(self, collection: str, record_id: str, data: Mapping[str, Any]) -> None:
+        """See `RecordStore.put`."""
+        last = sa.select(sa.func.max(_RECORDS.c.position)).where(_RECORDS.c.collection == collection)
+        row = {"collection": collection, "id": record_id, "data": record_text(collection, record_id, data)}
+        with self._database.write() as connection:
+            position = (connection.scalar(last) or 0) + 1
+            _upsert(connection, _RECORDS, [row | {"position": position}], keep={"position"})
+
+    def record(self, collection: str, record_id: str) -> dict[str, Any] | None:
+        """See `RecordStore.record`."""
+        wanted = sa.select(_RECORDS.c.data).where(_RECORDS.c.collection == collection, _RECORDS.c.id == record_id)
+        with self._database.read() as connection:
+            text = connection.scalar(wanted)
+        return None if text is None else json.loads(text)
+
+    def records(
+        self, collection: str, *, limit: int | None = None, before: str | None = None
+    ) -> list[tuple[str, dict[str, Any]]]:
+        """See `RecordStore.records`."""
+        columns = _RECORDS.c
+        wanted = sa.select(columns.id, columns.data).where(columns.collection == collection)
+        with self._database.read() as connection:
+            if before is not None:
+                at = sa.select(columns.position).where(columns.collection == collection, columns.id == before)
+                position = connection.scalar(at)
+                if position is None:
+                    raise no_such_record(collection, before)
+                wanted = wanted.where(columns.position < position)
+            newest = wanted.order_by(columns.position.desc())
+            rows = connection.execute(newest if limit is None else newest.limit(max(0, limit))).all()
+        return [(record_id, json.loads(text)) for record_id, text in rows]
+
+    def drop(self, collection: str, record_ids: Collection[str]) -> None:
+        """See `RecordStore.drop`."""
+        with self._database.write() as connection:
+            _delete(connection, _RECORDS, {(collection, record_id) for record_id in record_ids})
 
     def close(self) -> None:
         """See `Warehouse.close`."""
@@ -844,14 +898,19 @@ def _batches(values: Iterable[str]) -> Iterator[list[str]]:
 _INSERTS: dict[str, Callable[[Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
-def _upsert(connection: Connection, table: Table, rows: list[dict[str, Any]], *, keep: bool = False) -> None:
-    """Insert rows; a row of the same primary key is replaced, or kept as it is."""
+def _upsert(
+    connection: Connection, table: Table, rows: list[dict[str, Any]], *, keep: Collection[str] | None = ()
+) -> None:
+    """Insert rows; of a row with the same primary key the columns in `keep` stay as they are, all of them with None."""
     if not rows:
         return
     insert = _INSERTS[connection.dialect.name](table)
-    rest = {column.name: insert.excluded[column.name] for column in table.columns if not column.primary_key}
-    insert = insert.on_conflict_do_nothing() if keep else insert.on_conflict_do_update(table.primary_key, set_=rest)
-    connection.execute(insert, rows)
+    if keep is None:
+        connection.execute(insert.on_conflict_do_nothing(), rows)
+        return
+    changing = [column.name for column in table.columns if not column.primary_key and column.name not in keep]
+    changes = {name: insert.excluded[name] for name in changing}
+    connection.execute(insert.on_conflict_do_update(table.primary_key, set_=changes), rows)
 
 
 def _delete(connection: Connection, table: Table, keys: Collection[tuple[str, ...]]) -> None:

@@ -173,7 +173,35 @@ class ProfileStore(Protocol):
         ...
 
 
-class Warehouse(DocumentStore, FeatureStore, EmbeddingStore, RunLog, ProfileStore, Protocol):
+class RecordStore(Protocol):
+    """Small records of the service by collection and id: feedback, conversations, batches, keys. Data is plain JSON."""
+
+    def put(self, collection: str, record_id: str, data: Mapping[str, Any]) -> None:
+        """Insert or replace a record, durably.
+
+        Raises `StoreError` for what is no plain JSON, or more than 8 MiB of it.
+        """
+        ...
+
+    def record(self, collection: str, record_id: str) -> dict[str, Any] | None:
+        """The data of a record, None when it is not there."""
+        ...
+
+    def records(
+        self, collection: str, *, limit: int | None = None, before: str | None = None
+    ) -> list[tuple[str, dict[str, Any]]]:
+        """Ids and data, newest first by the time of first insertion; `before` continues after the record of that id.
+
+        Raises `NotFound` when there is no record `before` any more.
+        """
+        ...
+
+    def drop(self, collection: str, record_ids: Collection[str]) -> None:
+        """Delete records; ids that are not there do not matter."""
+        ...
+
+
+class Warehouse(DocumentStore, FeatureStore, EmbeddingStore, RunLog, ProfileStore, RecordStore, Protocol):
     """All durable records of a workspace in one database. Safe for several processes at once."""
 
     def close(self) -> None:

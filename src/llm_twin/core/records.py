@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from llm_twin.core.errors import StoreError
+from llm_twin.core.errors import NotFound, StoreError
 
 if TYPE_CHECKING:
     from llm_twin.core.vectors import PackedTokens, Vector
@@ -519,6 +520,39 @@ def to_json(value: Any) -> Any:
     if isinstance(value, datetime | date):
         return value.isoformat()
     return value
+
+
+def json_text(value: Any) -> str:
+    """What `to_json` makes of a value, as the text of a JSON document; `json.loads` is the inverse.
+
+    Raises `StoreError` for what JSON has no form for: other objects, infinite numbers, nesting without end.
+    """
+    try:
+        return json.dumps(to_json(value), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise StoreError(
+            f"a value cannot be kept as JSON: {error}; use text, finite numbers, lists and objects"
+        ) from error
+
+
+RECORD_BYTES = 8 * 2**20
+"""The most JSON that a record of a `RecordStore` holds, so that every database takes it in one piece."""
+
+
+def record_text(collection: str, record_id: str, data: Mapping[str, Any]) -> str:
+    """The data of a record as every `RecordStore` keeps it. Raises `StoreError` for what it would refuse."""
+    text = json_text(data)
+    if (size := len(text.encode("utf-8", "surrogatepass"))) > RECORD_BYTES:
+        raise StoreError(
+            f"record {record_id!r} of {collection!r} has {size:,} bytes of JSON, {RECORD_BYTES:,} are the most; keep "
+            "less in one record"
+        )
+    return text
+
+
+def no_such_record(collection: str, record_id: str) -> NotFound:
+    """Why a list of records cannot be continued."""
+    return NotFound(f"no record {record_id!r} in {collection!r} to continue after; list again from the newest")
 
 
 def header_from_json(data: Mapping[str, Any]) -> DocumentHeader:
