@@ -50,6 +50,7 @@ from llm_twin.workspace import Workspace
 if TYPE_CHECKING:
     from llm_twin.core import ports
     from llm_twin.core.records import Event
+    from llm_twin.ops.keys import ApiKeys
 
 OUTCOMES = ("added", "updated", "unchanged", "removed", "skipped", "failed")
 
@@ -494,6 +495,15 @@ class Twin:
             until=until,
             known=self._authors(),
         )
+
+    # --- the service ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def keys(self) -> ApiKeys:
+        """The API keys of the service."""
+        from llm_twin.ops import keys
+
+        return keys.ApiKeys(self.warehouse)
 
     # --- looking back -----------------------------------------------------------------------------------------------
 

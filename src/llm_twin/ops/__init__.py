@@ -1,0 +1,1 @@
+"""Ops: what keeps a twin running well for months: keys, feedback."""
