@@ -13,7 +13,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cache
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from llm_twin.core.errors import NotFound, StoreError
 
@@ -398,6 +400,8 @@ class Answer:
 
     `citations` are numbered as in `text`; `unsupported` lists sentences of `text` that no cited passage supports.
     `notes` tell the reader in plain words what was degraded and why. `prompt` is the content hash of the prompts used.
+    `read_as` is a follow-up question in the form that stands alone, where it differs from what was typed. `cached` says
+    how a repeated question was recognised whose earlier answer this is.
     """
 
     text: str
@@ -411,6 +415,52 @@ class Answer:
     usage: Usage = Usage()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     trace_id: str = ""
+    read_as: str | None = None
+    cached: Literal["exact", "meaning"] | None = None
+
+    @property
+    def document_ids(self) -> tuple[str, ...]:
+        """The documents it quotes, cites or was shown, in that order and each once."""
+        cited = (citation.document_id for citation in self.citations)
+        return tuple(dict.fromkeys((*cited, *(passage.document.id for passage in self.passages))))
+
+
+# --- what was said about it -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A question (or the topic of a draft) and what came back, as it is kept in a conversation of one user.
+
+    `generation` is the digest of the index that answered, "" where nothing was indexed yet.
+    """
+
+    id: str
+    conversation_id: str
+    question: str
+    answer: Answer
+    created_at: datetime
+    where: Filter = Filter()
+    user: str = "local"
+    generation: str = ""
+    kind: Literal["ask", "write"] = "ask"
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What a reader thinks of an answer, with everything that led to it, so that it outlives the conversation.
+
+    `edit` is what the author would have said instead. `history` is what the model had been told of the conversation.
+    """
+
+    id: str
+    exchange: Exchange
+    created_at: datetime
+    rating: Literal["up", "down"] | None = None
+    reason: str = ""
+    edit: str = ""
+    history: tuple[Message, ...] = ()
+    user: str = "local"
 
 
 # --- an answer as it happens ----------------------------------------------------------------------------------------
@@ -553,6 +603,41 @@ def record_text(collection: str, record_id: str, data: Mapping[str, Any]) -> str
 def no_such_record(collection: str, record_id: str) -> NotFound:
     """Why a list of records cannot be continued."""
     return NotFound(f"no record {record_id!r} in {collection!r} to continue after; list again from the newest")
+
+
+R = TypeVar("R")
+
+
+def from_json(kind: type[R], data: Mapping[str, Any]) -> R:
+    """The inverse of `to_json` for a record; fields it does not know are left out, missing ones take their defaults.
+
+    So what another version wrote can be read. Raises `StoreError` for data that is no such record.
+    """
+    try:
+        record: R = _decoded(kind, data)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"stored data is no {kind.__name__}: {error}; it was written by something else") from error
+    return record
+
+
+def _decoded(kind: Any, value: Any) -> Any:
+    """A value of an annotated type from its JSON."""
+    if value is None:
+        return None
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return _decoded(next(each for each in inner if each is not NoneType), value)
+    if origin is tuple:
+        return tuple(_decoded(inner[0], item) for item in value)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        known = _annotations(kind)
+        return kind(**{name: _decoded(known[name], item) for name, item in value.items() if name in known})
+    return datetime.fromisoformat(value) if kind is datetime else value
+
+
+@cache
+def _annotations(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def header_from_json(data: Mapping[str, Any]) -> DocumentHeader:
