@@ -208,6 +208,7 @@ def test_a_database_of_the_version_before_is_migrated_with_its_data(url):
 
 TO_VERSION_1 = (
     "DROP TABLE records",
+    "ALTER TABLE items DROP COLUMN next_try",
     "UPDATE schema_version SET version = 1 WHERE store = 'warehouse'",
 )
 
@@ -605,3 +606,28 @@ def test_many_threads_of_a_server_may_keep_traces_at_once(url):
         worker.join()
     assert len(store.traces(limit=1000)) == 160
     store.close()
+
+
+def test_scrubbing_leaves_no_deleted_text_in_any_file_while_the_database_is_open(tmp_path):
+    filler = "Rain fell on the garden. " * 30
+    pairs = [make_pair(f"{number}.md", f"Secret number {number} of the deleted. {filler}") for number in range(200)]
+    with closing(SqlWarehouse(f"sqlite:///{tmp_path}/twin.db")) as warehouse:
+        warehouse.save(pairs)
+        warehouse.save([(replace(state, outcome="removed"), None) for state, _ in pairs[1::2]])
+        before = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+        assert b"Secret number 1 of the deleted" in before, "the log keeps what was deleted, or this proves nothing"
+        warehouse.scrub()
+        after = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+        assert all(b"Secret number %d of" % number not in after for number in range(1, 200, 2))
+        assert b"Secret number 2 of the deleted" in after
+        assert len(list(warehouse.documents())) == 100
+
+
+def test_scrubbing_under_the_eyes_of_a_reader_says_that_it_could_not(sqlite_url):
+    with closing(SqlWarehouse(sqlite_url, busy_timeout_s=0.1)) as warehouse, closing(SqlWarehouse(sqlite_url)) as other:
+        warehouse.save([make_pair("a.md", "ORMs leak.")])
+        with other._database.read() as connection:
+            connection.exec_driver_sql("SELECT * FROM items").all()
+            with pytest.raises(StoreError, match="being read by another process"):
+                warehouse.scrub()
+        warehouse.scrub()

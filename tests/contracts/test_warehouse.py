@@ -220,7 +220,7 @@ def test_a_warehouse_can_be_written_while_documents_are_read(warehouse):
 def test_items_come_back_equal_ordered_by_source_and_key_in_code_point_order(warehouse):
     states = [
         ItemState("web", "https://b.example/Z", "skipped", reason="empty", tries=0),
-        ItemState("web", "https://b.example/a", "failed", reason="HTTP 500", tries=3, seen_at=NOON),
+        ItemState("web", "https://b.example/a", "failed", reason="HTTP 500", tries=3, seen_at=NOON, next_try=NOON),
         ItemState("files", "ä.md", "unchanged", version="7", document_id="d1"),
         ItemState("files", "z.md", "added", document_id="d2", seen_at=NOON),
         ItemState("Files", "z.md", "updated", version=""),

@@ -9,10 +9,12 @@ import json
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llm_twin.core.errors import NotFound, StoreError
 from llm_twin.core.records import (
+    Change,
     Document,
     DocumentFeatures,
     Embedding,
@@ -20,6 +22,7 @@ from llm_twin.core.records import (
     Run,
     Span,
     VoiceProfile,
+    changed_by,
     check_fit,
     json_text,
     no_such_record,
@@ -43,6 +46,7 @@ class MemoryWarehouse:
         self._lock = threading.RLock()
         self._items: dict[tuple[str, str], ItemState] = {}
         self._documents: dict[str, Document] = {}
+        self._changes: list[Change] = []
         self._features: dict[str, DocumentFeatures] = {}
         self._embeddings: dict[str, Embedding] = {}
         self._runs: dict[str, Run] = {}
@@ -54,12 +58,18 @@ class MemoryWarehouse:
         for state, document in states:
             check_fit(state, document)
         with self._lock:
+            before = {each.id: (each.content_hash, each.source) for each in self._documents.values()}
             let_go: set[str | None] = set()
             for state, document in states:
                 let_go |= self._save_one(state, document)
-            for document_id in let_go - {item.document_id for item in self._items.values()} - {None}:
-                self._documents.pop(str(document_id), None)
-                self._features.pop(str(document_id), None)
+            gone = {str(each) for each in let_go - {item.document_id for item in self._items.values()} - {None}}
+            for document_id in gone:
+                self._documents.pop(document_id, None)
+                self._features.pop(document_id, None)
+            written = {document.id: document for _, document in states if document is not None}
+            for document_id, (outcome, source) in changed_by(before, written.values(), gone).items():
+                number = len(self._changes) + 1
+                self._changes.append(Change(number, datetime.now(UTC), outcome, document_id, source))
 
     def _save_one(self, state: ItemState, document: Document | None) -> set[str | None]:
         """Apply one state and return the documents its item does not refer to any more."""
@@ -87,6 +97,11 @@ class MemoryWarehouse:
         """See `DocumentStore.document_hashes`."""
         with self._lock:
             return {document.id: document.content_hash for document in self._documents.values()}
+
+    def changes(self, *, after: int = 0, limit: int = 1000) -> list[Change]:
+        """See `ChangeLog.changes`."""
+        with self._lock:
+            return self._changes[max(0, after) :][: max(0, limit)]
 
     def save_features(self, features: Sequence[DocumentFeatures]) -> None:
         """See `FeatureStore.save_features`. Raises `StoreError` for a document that is not there."""
@@ -191,6 +206,9 @@ class MemoryWarehouse:
         with self._lock:
             for record_id in record_ids:
                 self._records.get(collection, {}).pop(record_id, None)
+
+    def scrub(self) -> None:
+        """Nothing to overwrite: it was never written anywhere."""
 
     def close(self) -> None:
         """Nothing to release."""

@@ -98,7 +98,7 @@ _ROW_BYTES = 12 * 2**20
 _PIECE_BYTES = 8 * 2**20
 
 _LONG = {"text", "document", "chunks", "signatures", "settings", "inputs", "outputs", "report"}
-_MOMENTS = {"fetched_at", "published_at", "seen_at", "started_at", "finished_at"}
+_MOMENTS = {"fetched_at", "published_at", "seen_at", "next_try", "started_at", "finished_at"}
 _MAPPINGS = {"settings", "inputs", "outputs", "report", "measures", "function_words"}
 
 # An index over the id and a short field answers from its own pages: texts are not read where hashes are asked for. The
@@ -164,7 +164,9 @@ def _as_kept(stored: Any) -> Any:
 
 
 def _record(kind: type[T], row: Row) -> T:
-    return kind(**{field.name: _value(field.name, row[field.name]) for field in fields(kind)})  # type: ignore[arg-type]
+    """A record from its row; a field that an earlier version did not know has its default."""
+    known = [field.name for field in fields(kind) if field.name in row]  # type: ignore[arg-type]
+    return kind(**{name: _value(name, row[name]) for name in known})
 
 
 def _pair_id(first: str, second: str) -> str:
@@ -716,6 +718,9 @@ class MongoWarehouse:
         with self._database.translated():
             for batch in _batches(_pair_id(collection, each) for each in record_ids):
                 self._database.call().write("records", [DeleteOne({"_id": each}) for each in batch])
+
+    def scrub(self) -> None:
+        """See `Warehouse.scrub`. The server frees space in its own time; there is nothing to do from here."""
 
     def close(self) -> None:
         """See `Warehouse.close`."""

@@ -28,17 +28,21 @@ import sqlalchemy as sa
 from sqlalchemy import Column, Connection, Engine, ForeignKey, Index, Integer, LargeBinary, MetaData, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.schema import CreateColumn
 
 from llm_twin.core.errors import ConfigError, MigrationError, MissingExtra, NotFound, StoreError, TwinError
 from llm_twin.core.records import (
+    Change,
     Chunk,
     Document,
     DocumentFeatures,
     Embedding,
     ItemState,
+    Outcome,
     Run,
     Span,
     VoiceProfile,
+    changed_by,
     check_fit,
     no_such_record,
     record_text,
@@ -195,6 +199,18 @@ _ITEMS = Table(
     Column("document_id", _Text, index=True),
     Column("tries", Integer, nullable=False),
     Column("seen_at", _Moment),
+    Column("next_try", _Moment),
+)
+_CHANGES = Table(
+    "changes",
+    _WAREHOUSE,
+    # Numbered by the writer, who holds the writer's lock until all can see the number: a sequence of the database would
+    # count up in another order than transactions end in.
+    Column("sequence", sa.BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("at", _Moment, nullable=False),
+    _text("outcome"),
+    _text("document_id"),
+    _text("source"),
 )
 _FEATURES = Table(
     "features",
@@ -310,7 +326,19 @@ def _add_records(connection: Connection) -> None:
     _RECORDS.create(connection)
 
 
-WAREHOUSE = Schema("warehouse", _WAREHOUSE, (_add_records,))
+def _add_next_try(connection: Connection) -> None:
+    column = CreateColumn(_ITEMS.c.next_try).compile(dialect=connection.dialect)
+    connection.exec_driver_sql(f"ALTER TABLE items ADD COLUMN {column}")
+
+
+def _add_changes(connection: Connection) -> None:
+    """Whoever reads the log from its beginning learns of the documents that were there before it."""
+    _CHANGES.create(connection)
+    documents = list(connection.execute(sa.select(_DOCUMENTS.c.id, _DOCUMENTS.c.source).order_by(_DOCUMENTS.c.id)))
+    _log(connection, {row.id: ("added", row.source) for row in documents})
+
+
+WAREHOUSE = Schema("warehouse", _WAREHOUSE, (_add_records, _add_next_try, _add_changes))
 TRACES = Schema("traces", _TRACES)
 
 _SCHEMA_VERSION = Table(
@@ -409,6 +437,23 @@ class _Database:
         with self._translated(), self._turn, self._writing.begin() as connection:
             yield connection
 
+    def scrub(self) -> None:
+        """Leave no deleted byte in the files of a SQLite database: see `SqlWarehouse.scrub`."""
+        if self.engine.dialect.name != "sqlite":
+            return
+        bare = self.engine.execution_options(bare=True)
+        with self._translated(), self._turn, bare.connect() as connection:
+            # `secure_delete` overwrites deleted cells, and not the copies of them that stay behind in a page when the
+            # tree around them is balanced anew; the write-ahead log holds older images of whole pages.
+            connection.exec_driver_sql("VACUUM")
+            is_blocked, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+        if is_blocked:
+            raise StoreError(
+                f"{self.name} is being read by another process, so that deleted text still stands in its log; it goes "
+                "when the last process that has the workspace open ends: stop `twin serve` and others, then run: "
+                "twin status"
+            )
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
@@ -478,8 +523,9 @@ def _use_write_ahead_log(connection: Any, busy_timeout_s: float) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    options = connection.get_execution_options()
+    if not options.get("bare", False):  # VACUUM and checkpoints stand outside of transactions
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes", False) else "BEGIN")
 
 
 def _prepare_postgresql(busy_timeout_ms: int, connection: Any, _: Any) -> None:
@@ -546,12 +592,15 @@ class SqlWarehouse:
             before = _documents_of(connection, keys)
             after, let_go = _settle(states, before)
             documents = {document.id: document for _, document in states if document is not None}
+            there = _there(connection, documents.keys() | let_go)
             versions = {(document.id, document.content_hash): document for _, document in states if document}
             _delete(connection, _ITEMS, before.keys() - after.keys())
             _upsert(connection, _ITEMS, [_values(state) for state in after.values()])
             _upsert(connection, _DOCUMENTS, [_values(document) for document in documents.values()])
             _upsert(connection, _VERSIONS, [_version(document) for document in versions.values()], keep=None)
-            _delete(connection, _DOCUMENTS, {(document_id,) for document_id in _unreferenced(connection, let_go)})
+            gone = _unreferenced(connection, let_go)
+            _delete(connection, _DOCUMENTS, {(document_id,) for document_id in gone})
+            _log(connection, changed_by(there, documents.values(), gone))
 
     def history(self, document_id: str) -> list[tuple[str, datetime]]:
         """Every content hash the document had, with the time it was first fetched so, oldest first."""
@@ -561,6 +610,13 @@ class SqlWarehouse:
         with self._database.read() as connection:
             rows = connection.execute(found.order_by(_VERSIONS.c.fetched_at, _VERSIONS.c.content_hash)).all()
         return [(content_hash, fetched_at) for content_hash, fetched_at in rows]
+
+    def changes(self, *, after: int = 0, limit: int = 1000) -> list[Change]:
+        """See `ChangeLog.changes`."""
+        number = _CHANGES.c.sequence
+        wanted = sa.select(_CHANGES).where(number > after).order_by(number).limit(max(0, limit))
+        with self._database.read() as connection:
+            return [Change(**row._mapping) for row in connection.execute(wanted)]
 
     def items(self, source: str | None = None) -> Iterator[ItemState]:
         """See `DocumentStore.items`."""
@@ -720,6 +776,10 @@ class SqlWarehouse:
         with self._database.write() as connection:
             _delete(connection, _RECORDS, {(collection, record_id) for record_id in record_ids})
 
+    def scrub(self) -> None:
+        """See `Warehouse.scrub`. SQLite's files are rewritten; a PostgreSQL server frees space in its own time."""
+        self._database.scrub()
+
     def close(self) -> None:
         """See `Warehouse.close`."""
         self._database.engine.dispose()
@@ -765,6 +825,28 @@ def _settle(
     return after, {document_id for document_id in let_go if document_id is not None}
 
 
+def _there(connection: Connection, ids: Collection[str]) -> dict[str, tuple[str, str]]:
+    """Content hash and source of those of these documents that are there."""
+    wanted = sa.select(_DOCUMENTS.c.id, _DOCUMENTS.c.content_hash, _DOCUMENTS.c.source)
+    return {
+        row.id: (row.content_hash, row.source)
+        for batch in _batches(ids)
+        for row in connection.execute(wanted.where(_DOCUMENTS.c.id.in_(batch)))
+    }
+
+
+def _log(connection: Connection, changes: Mapping[str, tuple[Outcome, str]]) -> None:
+    """Append to the change log."""
+    if not changes:
+        return
+    last, at = connection.scalar(sa.select(sa.func.max(_CHANGES.c.sequence))) or 0, datetime.now(UTC)
+    rows = [
+        Change(last + place, at, outcome, document_id, source)
+        for place, (document_id, (outcome, source)) in enumerate(changes.items(), start=1)
+    ]
+    connection.execute(sa.insert(_CHANGES), [_values(change) for change in rows])
+
+
 def _unreferenced(connection: Connection, ids: set[str]) -> set[str]:
     referenced = _ITEMS.c.document_id
     return ids - {
@@ -775,12 +857,7 @@ def _unreferenced(connection: Connection, ids: set[str]) -> set[str]:
 
 
 def _check_known(connection: Connection, ids: Collection[str]) -> None:
-    there = {
-        document_id
-        for batch in _batches(ids)
-        for document_id in connection.scalars(sa.select(_DOCUMENTS.c.id).where(_DOCUMENTS.c.id.in_(batch)))
-    }
-    missing = sorted(set(ids) - there)
+    missing = sorted(set(ids) - _there(connection, ids).keys())
     if missing:
         raise StoreError(
             f"features of a document that is not in the warehouse: {missing[0]!r}; save the document first"

@@ -63,11 +63,13 @@ class ItemError(SourceError):
 
     `skipped` tells a decision (empty, binary, too large) from a failure (unreadable, broken); `gone` says that its
     address answers that there is nothing, and `passing` that the reason lies in what is installed here: an item skipped
-    for it is asked for again, and a document it brought before stays.
+    for it is asked for again, and a document it brought before stays. `host` names the host where the reason lies with
+    it and not with the item: it cannot be reached, or wants to be left alone.
     """
 
     gone = False
     passing = False
+    host = ""
 
     def __init__(self, reason: str, *, skipped: bool = False) -> None:
         super().__init__(reason)

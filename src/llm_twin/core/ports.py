@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from llm_twin.core.pipeline import RunReport, Step
 from llm_twin.core.records import (
+    Change,
     Chunk,
     Delta,
     Document,
@@ -59,6 +60,18 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Window(Protocol):
+    """A source that shows its latest items only, and can look at one that it does not list any more."""
+
+    def revisit(self, document: Document) -> Document:
+        """The document (with its id) as its own page shows it now; the same one where that cannot be told.
+
+        Raises `ItemError`: with `gone` when the page answers that there is nothing; any other says nothing.
+        """
+        ...
+
+
 class Browser(Protocol):
     """A real browser, for pages that scripts build. It starts with the first page and is kept for those that follow."""
 
@@ -102,6 +115,21 @@ class DocumentStore(Protocol):
 
     def document_hashes(self) -> dict[str, str]:
         """Content hash of every document, by document id."""
+        ...
+
+
+class ChangeLog(Protocol):
+    """What happened to documents, in order: each save appends what it added, updated or removed, as part of itself.
+
+    The log only grows. It names documents by their ids and holds no word of them; a removal is how those who follow
+    the log learn that a copy of theirs must go, so it stays when a document is forgotten.
+    """
+
+    def changes(self, *, after: int = 0, limit: int = 1000) -> list[Change]:
+        """Up to `limit` changes with a greater number than `after`, in order.
+
+        Nobody who goes on after the last one seen can miss any: a change becomes visible after all with lower numbers.
+        """
         ...
 
 
@@ -201,8 +229,15 @@ class RecordStore(Protocol):
         ...
 
 
-class Warehouse(DocumentStore, FeatureStore, EmbeddingStore, RunLog, ProfileStore, RecordStore, Protocol):
+class Warehouse(DocumentStore, ChangeLog, FeatureStore, EmbeddingStore, RunLog, ProfileStore, RecordStore, Protocol):
     """All durable records of a workspace in one database. Safe for several processes at once."""
+
+    def scrub(self) -> None:
+        """Overwrite what was deleted before wherever this process can: in files of the workspace, not on a server.
+
+        Raises `StoreError` when another process keeps it from that.
+        """
+        ...
 
     def close(self) -> None:
         """Release connections; using the warehouse afterwards is a mistake."""

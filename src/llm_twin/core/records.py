@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cache
@@ -114,7 +114,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class ItemState:
-    """How an item of a source ended the last time it was looked at: one row of the coverage report."""
+    """How an item of a source ended the last time it was looked at: one row of the coverage report.
+
+    `tries` counts failures in a row. A failed item is not looked at again before `next_try`, unless it changed.
+    """
 
     source: str
     key: str
@@ -124,6 +127,7 @@ class ItemState:
     document_id: str | None = None
     tries: int = 0
     seen_at: datetime | None = None
+    next_try: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,38 @@ class Rendered:
     html: str
     url: str
     status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One line of the change log: what a save did to a document of a platform (`source`), and when.
+
+    `outcome` is `added`, `updated` or `removed`. `sequence` rises from change to change and is never used twice.
+    """
+
+    sequence: int
+    at: datetime
+    outcome: Outcome
+    document_id: str
+    source: str
+
+
+def changed_by(
+    before: Mapping[str, tuple[str, str]], written: Iterable[Document], gone: Collection[str]
+) -> dict[str, tuple[Outcome, str]]:
+    """What a save did: outcome and source by document id, in the order of the change log, removals first.
+
+    `before` holds content hash and source of those documents that were there. A document that is written again as it
+    was is no change, and neither is one that comes and goes within one save.
+    """
+    changes: dict[str, tuple[Outcome, str]] = {
+        each: ("removed", before[each][1]) for each in sorted(gone & before.keys())
+    }
+    for document in written:
+        known = before.get(document.id)
+        if document.id not in gone and (known is None or known[0] != document.content_hash):
+            changes[document.id] = ("updated" if known else "added", document.source)
+    return changes
 
 
 def check_fit(state: ItemState, document: Document | None) -> None:
@@ -318,6 +354,20 @@ class Hit:
     document: DocumentHeader
     score: float
     found_by: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The documented shape of a hit in `twin search --json`."""
+        return {
+            "document_id": self.document.id,
+            "title": self.document.title,
+            "url": self.document.url,
+            "published_at": to_json(self.document.published_at),
+            "text": self.chunk.text,
+            "start": self.chunk.start,
+            "end": self.chunk.end,
+            "score": self.score,
+            "found_by": list(self.found_by),
+        }
 
 
 @dataclass(frozen=True, slots=True)
