@@ -196,6 +196,27 @@ class LlmSettings(_Section):
     """Further tries after a 429, a 5xx or a lost connection, with back-off."""
 
 
+class ServerSettings(_Section):
+    """The service that `twin serve` runs."""
+
+    host: str = "127.0.0.1"
+    """Address it listens on; the default is reachable from this machine only."""
+    port: int = Field(default=8765, ge=0, le=65535)
+    """Port it listens on; 0 takes a free one."""
+    streams: int = Field(default=64, ge=1, le=1000)
+    """Answers made at the same time."""
+    waiting: int = Field(default=64, ge=0, le=10_000)
+    """Further answers that may wait for their turn; beyond them a client is asked to come back later (429)."""
+    search_timeout_s: float = Field(default=30.0, gt=0)
+    """Seconds a search may take."""
+    retrieval_timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds of an answer until its passages are found."""
+    answer_timeout_s: float = Field(default=600.0, gt=0)
+    """Seconds a whole answer or draft may take."""
+    shutdown_s: float = Field(default=30.0, ge=0)
+    """Seconds that answers under way may go on when the service is stopped."""
+
+
 class TracesSettings(_Section):
     """What the twin records about its own work, inside the workspace."""
 
@@ -219,6 +240,7 @@ class Settings(_Section):
     search: SearchSettings = SearchSettings()
     ask: AskSettings = AskSettings()
     llm: LlmSettings = LlmSettings()
+    server: ServerSettings = ServerSettings()
     traces: TracesSettings = TracesSettings()
 
     @field_validator("sources", mode="before")

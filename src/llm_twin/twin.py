@@ -115,6 +115,10 @@ class Status:
             table.setdefault(item.source, Counter())[item.outcome] += 1
         return {source: dict(counts) for source, counts in table.items()}
 
+    def as_json(self) -> dict[str, Any]:
+        """The documented shape of `twin status --json`."""
+        return {**to_json(self), "coverage": self.coverage()}
+
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
@@ -407,11 +411,34 @@ class Twin:
             last_sync=runs[0] if runs else None,
         )
 
-    def documents(self) -> list[DocumentHeader]:
-        """What was collected, newest first; undated documents last."""
-        headers = [features.document.header for features in self.warehouse.features()]
+    def documents(
+        self,
+        *,
+        source: str | None = None,
+        kind: str | None = None,
+        year: int | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> list[DocumentHeader]:
+        """What was collected, newest first, undated documents last; `after` continues after the document of that id.
+
+        Raises `NotFound` when there is no document `after` among them.
+        """
         undated = datetime.min.replace(tzinfo=UTC)
-        return sorted(headers, key=lambda header: (header.published_at or undated, header.title), reverse=True)
+        headers = [
+            header
+            for header in (features.document.header for features in self.warehouse.features())
+            if (source is None or header.source == source)
+            and (kind is None or header.kind == kind)
+            and (year is None or (header.published_at is not None and header.published_at.year == year))
+        ]
+        headers.sort(key=lambda header: (header.published_at or undated, header.title, header.id), reverse=True)
+        if after is not None:
+            ids = [header.id for header in headers]
+            if after not in ids:
+                raise NotFound(f"there is no document {after!r} to continue after; begin again without `after`")
+            headers = headers[ids.index(after) + 1 :]
+        return headers if limit is None else headers[:limit]
 
     def document(self, document_id: str) -> Document:
         """A document as cleaned, in which all offsets stand. Raises `NotFound`."""

@@ -25,6 +25,7 @@ COMMANDS = {
     "doctor": "llm_twin.cli.workspace:doctor",
     "config": "llm_twin.cli.workspace:config",
     "forget": "llm_twin.cli.sync:forget",
+    "serve": "llm_twin.cli.serve:serve",
     "keys": "llm_twin.cli.keys:keys",
     "runs": "llm_twin.cli.traces:runs",
     "traces": "llm_twin.cli.traces:traces",

@@ -40,22 +40,7 @@ def search(ctx: click.Context, /, query: str, k: int | None, method: str, as_jso
     twin = opened(ctx)
     hits = twin.search(query, k=k, where=_where(twin, filters), method=method)
     if as_json:
-        print_json(
-            [
-                {
-                    "document_id": hit.document.id,
-                    "title": hit.document.title,
-                    "url": hit.document.url,
-                    "published_at": hit.document.published_at,
-                    "text": hit.chunk.text,
-                    "start": hit.chunk.start,
-                    "end": hit.chunk.end,
-                    "score": hit.score,
-                    "found_by": hit.found_by,
-                }
-                for hit in hits
-            ]
-        )
+        print_json([hit.as_json() for hit in hits])
         return
     for number, hit in enumerate(hits, start=1):
         click.echo(f"{number}. {_place(hit.document)}  ({hit.score:.3f}, {' + '.join(hit.found_by)})")

@@ -33,12 +33,10 @@ def status(ctx: click.Context, items: bool, as_json: bool) -> None:
 
     Example: twin status --items
     """
-    from llm_twin.core.records import to_json
-
     twin = opened(ctx)
     now = twin.status()
     if as_json:
-        print_json({**to_json(now), "coverage": now.coverage()})
+        print_json(now.as_json())
         return
     click.echo(f"{now.author} · {now.workspace}")
     if now.last_sync is None:

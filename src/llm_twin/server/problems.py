@@ -1,0 +1,127 @@
+"""Every error as a client meets it: `application/problem+json` (RFC 9457), made from the error tree.
+
+`type` is `urn:llm-twin:` and the name of the error, `detail` the message of the error itself: what was wrong, the
+value, what to do next. What is no error of ours is a 500 that tells nothing of the inside.
+"""
+
+from __future__ import annotations
+
+import http
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from llm_twin.core.errors import (
+    ConfigError,
+    MissingExtra,
+    ModelError,
+    ModelMissing,
+    NotFound,
+    StoreError,
+    TwinError,
+    WorkspaceBusy,
+)
+
+_log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+# The first line whose error fits; a leaf of the tree stands before what it grows from.
+_STATUS: tuple[tuple[type[TwinError], int, str], ...] = (
+    (ConfigError, 400, "Bad request"),
+    (NotFound, 404, "Not found"),
+    (WorkspaceBusy, 409, "Workspace busy"),
+    (ModelMissing, 409, "No model"),
+    (MissingExtra, 501, "Not installed"),
+    (ModelError, 502, "The model failed"),
+    (StoreError, 503, "A store failed"),
+)
+
+
+class Refused(Exception):
+    """A request that the service itself turns down: too many at once, too slow, shutting down, not allowed."""
+
+    def __init__(
+        self, status: int, name: str, title: str, detail: str, *, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.problem = Problem(name, title, status, detail)
+        self.headers = dict(headers or {})
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One error as RFC 9457 describes it; `name` ends the `type`."""
+
+    name: str
+    title: str
+    status: int
+    detail: str
+    errors: tuple[dict[str, str], ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The body of the response; `errors` only where a request was not valid."""
+        body: dict[str, Any] = {
+            "type": f"urn:llm-twin:{self.name}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+        }
+        return {**body, "errors": list(self.errors)} if self.errors else body
+
+
+def problem_of(error: BaseException) -> Problem:
+    """What a client is told about an error. Whatever is not ours is logged here and told without internals."""
+    if isinstance(error, Refused):
+        return error.problem
+    for kind, status, title in _STATUS:
+        if isinstance(error, kind):
+            return Problem(type(error).__name__, title, status, str(error))
+    if isinstance(error, TwinError):
+        return Problem(type(error).__name__, "The twin failed", 500, str(error))
+    _log.error("a mistake of ours, %s: %s", type(error).__name__, error, exc_info=error)
+    return Problem(
+        "InternalError",
+        "A mistake of ours",
+        500,
+        "the service failed in a way it should not have; the log of `twin serve` says more under this request's id",
+    )
+
+
+def response(problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """A problem as a response."""
+    return JSONResponse(problem.as_json(), problem.status, dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` with a problem."""
+    app.add_exception_handler(TwinError, _told)
+    app.add_exception_handler(Refused, _told)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _told)
+
+
+async def _told(_: Request, error: Exception) -> JSONResponse:
+    return response(problem_of(error), error.headers if isinstance(error, Refused) else None)
+
+
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
+    found = cast("RequestValidationError", error).errors()
+    errors = tuple({"at": ".".join(str(part) for part in each["loc"]), "message": str(each["msg"])} for each in found)
+    first = errors[0] if errors else {"at": "body", "message": "is not valid"}
+    detail = f"{first['at']} is not valid: {first['message']}; /openapi.json describes every request"
+    return response(Problem("ValidationError", "The request is not valid", 422, detail, errors))
+
+
+async def _http(_: Request, error: Exception) -> JSONResponse:
+    said = cast("HTTPException", error)
+    title = http.HTTPStatus(said.status_code).phrase
+    detail = f"{said.detail}; /docs lists what there is" if said.status_code == 404 else str(said.detail)
+    return response(Problem(title.replace(" ", ""), title, said.status_code, detail), said.headers)
