@@ -313,6 +313,25 @@ def test_of_all_chats_only_public_groups_and_named_channels_are_collected(tmp_pa
     assert {each.text for each in wide.values()} == {"Public.", "Secret.", "News."}
 
 
+def test_saved_messages_which_have_no_name_are_a_private_chat_of_their_own(tmp_path: Path) -> None:
+    saved = {"type": "saved_messages", "id": 7, "messages": [message(1, "Buy a ring. Tell nobody.")]}
+    public = chat(message(1, "Public."), name="Tea")
+    empty = chat(name="Quiet", number=8)
+    for chats in ([saved, public], [public, saved], [{**saved, "messages": []}, empty, saved, public]):
+        path = telegram_export(tmp_path, {"personal_information": {"user_id": 7}, "chats": {"list": chats}})
+        assert endings(telegram_source(path)) == {
+            "5/2024-05-01": ("added", ""),
+            "7: in a private chat (set `private = true` to collect it)": (
+                "skipped",
+                "1 messages of 7 are left out: in a private chat (set `private = true` to collect it)",
+            ),
+        }
+    assert {each.text for each in documents(telegram_source(path, private=True)).values()} == {
+        "Public.",
+        "Buy a ring. Tell nobody.",
+    }
+
+
 def test_whose_messages_they_are_can_be_said_by_name_or_number_and_must_be_known(tmp_path: Path) -> None:
     path = telegram_export(tmp_path, chat(message(1, "Mine.", sender="user9", name="Tea drinker")))
     for me in ("Tea Drinker", "user9", "9"):
@@ -444,6 +463,19 @@ def test_exports_are_recognised_by_the_names_their_platforms_give_them(kind, add
     assert [each for each in (XSource, TelegramSource, SlackSource) if each.recognises(address)] == [kind]
     assert not kind.recognises("./posts")
     assert not kind.recognises("https://slack.com/export")
+
+
+@pytest.mark.parametrize(
+    ("source", "files"),
+    [
+        (telegram_source, {"result.json": '{"messages": ["a message that is no object"]}'}),
+        (slack_source, {"users.json": json.dumps(USERS), "general/2024-05-01.json": '["no object"]'}),
+        (x_source, {"data/tweets.js": json.dumps([tweet(1, "Hi.", entities=["no object"])])}),
+    ],
+)
+def test_a_record_in_an_unknown_form_is_a_problem_of_its_source_and_no_crash(tmp_path: Path, source, files) -> None:
+    report = run(source(write_zip(tmp_path / "odd.zip", files)), MemoryWarehouse())
+    assert "odd.zip holds a record in a form that is not known (AttributeError: " in report.problem
 
 
 @pytest.mark.parametrize("source", [x_source, telegram_source, slack_source])

@@ -28,9 +28,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from llm_twin.collect.reading import Reading, document_from
+from llm_twin.collect.reading import Reading, document_from, parsing
 from llm_twin.collect.sources import SourceContext
-from llm_twin.core.errors import ItemError, SourceError
+from llm_twin.core.errors import ItemError, SourceError, TwinError
 from llm_twin.core.records import Document, Item, ItemState, Outcome, fingerprint
 
 READERS_VERSION = 1
@@ -71,6 +71,11 @@ class Export:
             raise SourceError(f"{name} is not there ({path}); correct its address") from None
         except _DAMAGE as error:
             raise SourceError(f"{name} cannot be read as an export: {_why(error)}; download it again") from error
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._zip is not None:
+            self._zip.close()
 
     def find(self, pattern: str) -> dict[str, str]:
         """Members whose path ends as the pattern says: that end (the same in every export) and the member's name.
@@ -351,12 +356,8 @@ class ExportSource(ABC):
         records = shelf.records(item.key)
         if not records:
             raise ItemError("is not in the export any more; collect again")
-        try:
+        with parsing("download the export again"):
             reading = self.read(records, export)
-        except ItemError:
-            raise
-        except Exception as error:  # a record nobody foresaw: it fails, and no other
-            raise ItemError(f"could not be read: {type(error).__name__}: {error}; download the export again") from error
         return document_from(
             reading,
             author=self.author,
@@ -368,14 +369,24 @@ class ExportSource(ABC):
 
     def _gathered(self) -> tuple[Export, Shelf]:
         if self._opened is None:
-            export, shelf = Export(self._path, name=self.name), Shelf()
-            self.gather(export, shelf)
-            self._opened = export, shelf
+            self._opened = Export(self._path, name=self.name), Shelf()
+            try:
+                self.gather(*self._opened)
+            except TwinError:
+                self._close()
+                raise
+            except Exception as error:  # a record nobody foresaw: this source has a problem, and no other
+                self._close()
+                raise SourceError(
+                    f"{self.name} holds a record in a form that is not known ({type(error).__name__}: {error}); "
+                    "nothing was removed: download the export again"
+                ) from error
         return self._opened
 
     def _close(self) -> None:
         if self._opened is not None:
-            self._opened[1].close()
+            for each in self._opened:
+                each.close()
             self._opened = None
 
 

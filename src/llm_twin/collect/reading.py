@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any, get_args
 
-from llm_twin.core.errors import ItemError
+from llm_twin.core.errors import ItemError, TwinError
 from llm_twin.core.records import Document, Kind, content_hash, document_id
 
 NOTE_WORDS = 100
@@ -90,6 +91,20 @@ def document_from(
         tags=tuple(dict.fromkeys(storable(tag) for tag in reading.tags)),
     )
     return replace(document, content_hash=hash_of(document), published_at=published_at or modified_at)
+
+
+@contextmanager
+def parsing(remedy: str) -> Iterator[None]:
+    """Around parsers that others wrote: what they did not foresee fails this item and no other.
+
+    Errors of ours pass through, any other becomes an `ItemError` that names it and `remedy`.
+    """
+    try:
+        yield
+    except TwinError:
+        raise
+    except Exception as error:
+        raise ItemError(f"could not be parsed: {type(error).__name__}: {error}; {remedy}") from error
 
 
 def hash_of(document: Document) -> str:

@@ -26,9 +26,13 @@ _MARKS = {"bold": "**", "italic": "_", "strikethrough": "~~", "code": "`"}
 
 @dataclass(slots=True)
 class _Chat:
-    """The chat whose messages are being read, and what was left out of it."""
+    """The chat whose messages are being read: what the export told of it, and what was left out of it.
+
+    `alone` says that it was exported by itself.
+    """
 
     alone: bool
+    told: set[str] = field(default_factory=set)
     id: str = ""
     name: str = ""
     type: str = ""
@@ -91,7 +95,8 @@ class TelegramSource(ExportSource):
             chat = _Chat(alone=True)
             for place, value in export.objects(member, *_ONE, *_ALL):
                 name = place.rpartition(".")[2]
-                if place.startswith("chats.") and name == "name":
+                # A name begins a chat, except Saved Messages, which have none: then it is what was told before.
+                if place.startswith("chats.") and (chat.alone or name == "name" or name in chat.told):
                     _leave_out(chat, shelf)
                     chat = _Chat(alone=False)
                 if name == "user_id":
@@ -99,6 +104,7 @@ class TelegramSource(ExportSource):
                 elif name == "item":
                     collected += self._message(chat, value, shelf)
                 else:
+                    chat.told.add(name)
                     setattr(chat, name, str(value if value is not None else ""))
             _leave_out(chat, shelf)
         if not collected and self._others:
