@@ -177,6 +177,8 @@ class AskSettings(_Section):
     """Most tokens of an answer."""
     temperature: float = Field(default=0.3, ge=0, le=2)
     """Sampling temperature of answers and drafts."""
+    keep_history: bool = True
+    """Whether questions and answers are kept in the workspace: for conversations, and for feedback on them."""
 
 
 class LlmSettings(_Section):

@@ -13,8 +13,8 @@ import platform
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -50,6 +50,7 @@ from llm_twin.workspace import Workspace
 if TYPE_CHECKING:
     from llm_twin.core import ports
     from llm_twin.core.records import Event
+    from llm_twin.inference.conversations import Conversations
     from llm_twin.ops.keys import ApiKeys
 
 OUTCOMES = ("added", "updated", "unchanged", "removed", "skipped", "failed")
@@ -150,20 +151,48 @@ class KindOfSource:
 
 
 class Chat:
-    """A conversation: remembers what was said, so that a follow-up question can be understood."""
+    """A conversation: remembers what was said, so that a follow-up question can be understood, and keeps it.
 
-    def __init__(self, twin: Twin) -> None:
+    `keep` decides whether its exchanges are kept in the workspace, where they can be read again and given feedback on;
+    by default the setting `ask.keep_history` does. `conversation_id` goes on with a kept one.
+    """
+
+    def __init__(self, twin: Twin, conversation_id: str | None, *, user: str, keep: bool | None) -> None:
         from llm_twin.inference import pipeline as inference
 
         self.twin = twin
-        self.conversation = inference.Conversation()
+        self.user = user
+        self.keep = twin.settings.ask.keep_history if keep is None else keep
+        self.conversation_id = conversation_id
+        history = twin.conversations.history(conversation_id, user=user) if conversation_id else ()
+        self.conversation = inference.Conversation.of(history)
 
     def ask(self, question: str, *, where: Filter = Filter()) -> Iterator[Event]:
-        """Answer a question in the light of what was said before; the exchange is remembered when it is complete."""
-        for event in self.twin.ask_events(question, where=where, history=self.conversation.history):
-            yield event
-            if isinstance(event, Done):
-                self.conversation.add(question, event.answer.text)
+        """Answer a question in the light of what was said before; `Done` tells how the exchange was kept."""
+        events = self.twin.ask_events(question, where=where, history=self.conversation.history)
+        return self._remembering(events, question, where=where)
+
+    def write(self, topic: str, *, kind: str = "post", words: int = 400) -> Iterator[Event]:
+        """A draft, kept as an exchange like any other. Raises `ModelMissing` without a model."""
+        return self._remembering(self.twin.write_events(topic, kind=kind, words=words), topic, kind="write")
+
+    def _remembering(self, events: Iterator[Event], question: str, **about: Any) -> Iterator[Event]:
+        with closing(cast("Any", events)):  # who leaves early stops the model, too
+            for event in events:
+                if isinstance(event, Done):
+                    self.conversation.add(question, event.answer.text)
+                    event = self._kept(question, event.answer, **about) if self.keep else event
+                yield event
+
+    def _kept(self, question: str, answer: Answer, **about: Any) -> Done:
+        try:
+            exchange = self.twin.conversations.record(
+                question, answer, conversation_id=self.conversation_id, user=self.user, **about
+            )
+        except StoreError as error:  # the answer is there and must not be lost with its record
+            return Done(replace(answer, notes=(*answer.notes, f"The exchange could not be kept: {error}")))
+        self.conversation_id = exchange.conversation_id if exchange else self.conversation_id
+        return Done(answer, exchange)
 
 
 class Twin:
@@ -493,9 +522,12 @@ class Twin:
 
         return inference.write(topic, kind=kind, words=words, parts=self._inference())
 
-    def chat(self) -> Chat:
-        """A conversation in which follow-up questions are understood."""
-        return Chat(self)
+    def chat(self, conversation_id: str | None = None, *, user: str = "local", keep: bool | None = None) -> Chat:
+        """A conversation in which follow-up questions are understood: a new one, or the kept one of that id.
+
+        Raises `NotFound` for a conversation that is not there or another user's, `ConfigError` for one that is full.
+        """
+        return Chat(self, conversation_id, user=user, keep=keep)
 
     def filter(
         self,
@@ -524,6 +556,21 @@ class Twin:
         )
 
     # --- the service ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def conversations(self) -> Conversations:
+        """What was asked and answered, kept; `chat` adds to it."""
+        from llm_twin.inference import conversations
+
+        return conversations.Conversations(self.warehouse, known=self._known_documents, generation=self._generation)
+
+    def _known_documents(self, document_ids: Collection[str]) -> list[str]:
+        return [document.id for document in self.warehouse.documents(document_ids)]
+
+    def _generation(self) -> str:
+        """Digest of the live index, "" before the first sync."""
+        info = self.index.info()
+        return info.digest if info else ""
 
     @cached_property
     def keys(self) -> ApiKeys:

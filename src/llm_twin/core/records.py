@@ -548,9 +548,13 @@ class Withdrawn:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The whole answer. It comes last, exactly once, and holds even where it differs from the pieces."""
+    """The whole answer. It comes last, exactly once, and holds even where it differs from the pieces.
+
+    `exchange` is how it was kept in a conversation, None where nothing is kept.
+    """
 
     answer: Answer
+    exchange: Exchange | None = None
 
 
 Event = Understood | Passages | TextDelta | Withdrawn | Done

@@ -48,6 +48,11 @@ class Conversation:
     characters: int = 24_000
     _exchanges: list[tuple[Message, Message]] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, history: Sequence[Message]) -> Conversation:
+        """A conversation that goes on from what `history` gave."""
+        return cls(_exchanges=list(zip(history[::2], history[1::2], strict=True)))
+
     @property
     def history(self) -> tuple[Message, ...]:
         """The messages in order."""
