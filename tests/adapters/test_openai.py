@@ -5,6 +5,7 @@ import logging
 import socket
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -13,6 +14,7 @@ from itertools import repeat
 import pytest
 
 from llm_twin.adapters.openai import OpenAiModel, probe_local
+from llm_twin.core.cancelling import Cancellation, Cancelled
 from llm_twin.core.errors import ModelError, ModelMissing
 from llm_twin.core.records import Delta, Message, Usage
 from scripted_llm import DONE, Reply, ScriptedLlm, busy, event, finish, piece, refuses, says, usage
@@ -396,3 +398,65 @@ def test_importing_and_building_a_model_imports_no_client():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def _cancelled_after(model: OpenAiModel, wait_until) -> float:
+    """Seconds from cancelling a reply, once `wait_until` holds, to the end of the work that reads it."""
+    cancellation = Cancellation()
+    ended = []
+
+    def work() -> None:
+        try:
+            cancellation.run(lambda: list(model.stream([Message("user", "Hi")], max_tokens=9)))
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    wait_until()
+    started = time.monotonic()
+    cancellation.cancel()
+    thread.join(30)
+    assert [type(error) for error in ended] == [Cancelled]
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize("headers_first", [False, True])
+def test_a_reply_is_cancelled_from_another_thread_while_the_server_has_not_said_a_word(headers_first):
+    with ScriptedLlm([says("late", wait_s=20, headers_first=headers_first)]) as server:
+        model = OpenAiModel(base_url=server.base_url, model="toy")
+
+        def until_asked():
+            while not server.requests:
+                time.sleep(0.01)
+            time.sleep(0.2)  # and the reader is blocked
+
+        assert _cancelled_after(model, until_asked) < 10
+        assert len(server.requests) == 1, "what was cancelled is not tried again"
+
+
+def test_a_reply_is_cancelled_between_two_tries():
+    with ScriptedLlm([busy(retry_after=50), says("never")]) as server:
+        model = OpenAiModel(base_url=server.base_url, model="toy")
+
+        def until_refused():
+            while not server.requests:
+                time.sleep(0.01)
+            time.sleep(0.2)
+
+        assert _cancelled_after(model, until_refused) < 10
+        assert len(server.requests) == 1
+
+
+def test_the_server_sees_a_cancelled_reader_leave():
+    words = [f"word{number} " for number in range(1000)]
+    with ScriptedLlm([says(*words, pause_s=0.01)]) as server:
+        model = OpenAiModel(base_url=server.base_url, model="toy")
+
+        def until_speaking():
+            while not server.requests:
+                time.sleep(0.01)
+            time.sleep(0.3)
+
+        _cancelled_after(model, until_speaking)
+        assert server.client_left.wait(10)

@@ -19,10 +19,12 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from contextvars import ContextVar
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
+from llm_twin.core import cancelling
 from llm_twin.core.errors import ModelError, ModelMissing
 from llm_twin.core.records import Delta, Message, Usage
 
@@ -57,7 +59,7 @@ class OpenAiModel:
         first_token_timeout_s: float = 60.0,
         retries: int = 3,
         api_key_env: str = "OPENAI_API_KEY",
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] = cancelling.sleep,
     ) -> None:
         self.name = model
         self.base_url = (base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL).rstrip("/")
@@ -85,7 +87,8 @@ class OpenAiModel:
 
         A server without structured output gets the schema as an instruction instead, so validate what comes back.
         Raises `ModelMissing` when there is no such server or model, `ModelError` for everything else, also in
-        mid-stream. Closing the iterator closes the connection, by which servers notice that they may stop.
+        mid-stream. Closing the iterator closes the connection, by which servers notice that they may stop. So does
+        cancelling the work it is part of (`core/cancelling.py`), from any thread and wherever it waits.
         """
         for attempt in range(self._retries + 1):
             received = 0
@@ -96,6 +99,7 @@ class OpenAiModel:
                         yield delta
                 return
             except _Broken as broken:
+                cancelling.check()
                 if received:
                     raise ModelError(
                         f"the reply of {self.name} at {self.base_url} broke off after {received} characters "
@@ -127,26 +131,29 @@ class OpenAiModel:
         schema: Mapping[str, Any] | None,
     ) -> Generator[Delta]:
         asked_at = time.monotonic()
-        response = self._open(messages, max_tokens, temperature, seed, schema)
-        try:
-            if "json" in response.headers.get("content-type", ""):
-                yield from _whole_reply(b"".join(self._bytes(response)))
-                return
-            # httpx looks the read timeout up again when the body begins; from there it bounds each pause.
-            response.request.extensions["timeout"]["read"] = self._timeout_s
-            left_s = self._first_token_timeout_s - (time.monotonic() - asked_at)
-            with _Alarm(response, max(left_s, 0.0)) as alarm:
-                try:
-                    for delta in _deltas(_events(self._bytes(response))):
-                        if delta.text:
-                            alarm.cancel()
-                        yield delta
-                except _Broken as broken:
-                    if alarm.rang:
-                        raise self._too_slow() from broken
-                    raise
-        finally:
-            response.close()
+        connection = _Connection()
+        with cancelling.current().waking(connection.shut):
+            with connection:
+                response = self._open(messages, max_tokens, temperature, seed, schema)
+            try:
+                if "json" in response.headers.get("content-type", ""):
+                    yield from _whole_reply(b"".join(self._bytes(response)))
+                    return
+                # httpx looks the read timeout up again when the body begins; from there it bounds each pause.
+                response.request.extensions["timeout"]["read"] = self._timeout_s
+                left_s = self._first_token_timeout_s - (time.monotonic() - asked_at)
+                with _Alarm(connection, max(left_s, 0.0)) as alarm:
+                    try:
+                        for delta in _deltas(_events(self._bytes(response))):
+                            if delta.text:
+                                alarm.cancel()
+                            yield delta
+                    except _Broken as broken:
+                        if alarm.rang:
+                            raise self._too_slow() from broken
+                        raise
+            finally:
+                response.close()
 
     def _open(
         self,
@@ -213,7 +220,7 @@ class OpenAiModel:
 
         http_client = openai.DefaultHttpxClient(
             trust_env=not _is_this_machine(self.base_url),
-            event_hooks={"request": [_only_needed_headers]},
+            event_hooks={"request": [_only_needed_headers, _watched]},
         )
         client = openai.OpenAI(
             base_url=self.base_url,
@@ -351,12 +358,67 @@ class _Broken(Exception):
         self.advice = advice
 
 
+class _Connection:
+    """The connection that requests inside its block are sent on; another thread may shut it at any time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stream: Any = None
+        self._shut = False
+
+    def __enter__(self) -> _Connection:
+        self._token = _opening.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _opening.reset(self._token)
+
+    def opened(self, stream: Any) -> None:
+        """Remember what the HTTP library just opened: the bare connection, then the same one inside TLS."""
+        with self._lock:
+            self._stream = stream
+            if self._shut:
+                self._shutdown()
+
+    def shut(self) -> None:
+        """Wake whoever reads from the connection, or is about to: the connection ends."""
+        with self._lock:
+            self._shut = True
+            if self._stream is not None:
+                self._shutdown()
+
+    def _shutdown(self) -> None:
+        with suppress(OSError):
+            self._stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
+
+_opening: ContextVar[_Connection | None] = ContextVar("llm_twin_openai_connection", default=None)
+
+
+def _watched(request: Any) -> None:
+    """Tell the `_Connection` at work which connection the HTTP library opens for a request.
+
+    No connection is used twice, since only one that was opened for a request is known to be the one to shut.
+    Source: the `trace` extension, https://www.encode.io/httpcore/extensions/#trace
+    """
+    request.headers["connection"] = "close"
+    connection = _opening.get()
+    if connection is None:
+        return
+
+    def trace(event: str, info: Mapping[str, Any]) -> None:
+        if event in {"connection.connect_tcp.complete", "connection.start_tls.complete"}:
+            connection.opened(info["return_value"])
+
+    request.extensions = {**request.extensions, "trace": trace}
+
+
 class _Alarm:
     """Breaks the connection of a response after `seconds`, unless cancelled. Wakes a reader blocked in it."""
 
-    def __init__(self, response: Any, seconds: float) -> None:
+    def __init__(self, connection: _Connection, seconds: float) -> None:
         self.rang = False
-        self._response = response
+        self._connection = connection
         self._timer = threading.Timer(seconds, self._ring)
         self._timer.daemon = True
 
@@ -372,9 +434,7 @@ class _Alarm:
 
     def _ring(self) -> None:
         self.rang = True
-        connection = self._response.extensions["network_stream"].get_extra_info("socket")
-        with suppress(OSError):
-            connection.shutdown(socket.SHUT_RDWR)
+        self._connection.shut()
 
 
 def _events(pieces: Iterator[bytes]) -> Iterator[str]:

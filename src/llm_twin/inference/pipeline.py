@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from llm_twin.core import cancelling
 from llm_twin.core.errors import ConfigError, ModelError, ModelMissing, NotFound
 from llm_twin.core.ports import (
     ActiveSpan,
@@ -338,6 +339,7 @@ def _streamed(pieces: Generator[str, None, T]) -> Generator[Event, None, T]:
     """Pieces of text as events; what the generator returns is returned."""
     try:
         while True:
+            cancelling.check()
             yield TextDelta(next(pieces))
     except StopIteration as end:
         result: T = end.value
@@ -439,7 +441,8 @@ class _Clock:
 
     @contextmanager
     def span(self, name: str, **attributes: str | int | float | bool) -> Iterator[ActiveSpan]:
-        """A span of the tracer below, measured."""
+        """A span of the tracer below, measured. Raises `Cancelled` where nobody waits for the answer any more."""
+        cancelling.check()
         started = time.perf_counter()
         try:
             with self.tracer.span(name, **attributes) as span:
