@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
-from llm_twin.server import asking, health, problems, reading
+from llm_twin.server import asking, health, problems, reading, talks
 from llm_twin.server.streaming import Desk
 from llm_twin.twin import Twin
 
@@ -28,6 +28,7 @@ def create_app(twin: Twin) -> FastAPI:
     problems.install(app)
     app.include_router(asking.router)
     app.include_router(reading.router)
+    app.include_router(talks.router)
     app.include_router(health.router)
     _serve_page(app)
     return app

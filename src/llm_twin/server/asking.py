@@ -12,7 +12,6 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from llm_twin.core.records import (
-    Answer,
     Done,
     Event,
     Filter,
@@ -25,7 +24,8 @@ from llm_twin.core.records import (
 )
 from llm_twin.server.schemas import AskBody, Filters, SearchBody, WriteBody
 from llm_twin.server.streaming import EventStream, unless_left, whole
-from llm_twin.twin import Twin
+from llm_twin.server.talks import user_of
+from llm_twin.twin import Chat, Twin
 
 router = APIRouter(prefix="/v1", tags=["asking"])
 
@@ -34,16 +34,22 @@ router = APIRouter(prefix="/v1", tags=["asking"])
 async def ask(body: AskBody, request: Request) -> Response:
     """Answer a question from the author's writing, every claim cited; with `stream` as server-sent events."""
     twin: Twin = request.app.state.twin
-    return await _reply(
-        request, lambda: twin.ask_events(body.question, where=filter_of(twin, body.filters)), body.stream
-    )
+
+    def begin() -> Iterator[Event]:
+        where = filter_of(twin, body.filters)
+        return _chat(request, body.conversation_id, keep=body.keep).ask(body.question, where=where)
+
+    return await _reply(request, begin, body.stream)
 
 
 @router.post("/write")
 async def write(body: WriteBody, request: Request) -> Response:
     """Draft a text on a topic in the author's voice, grounded in what they wrote. Needs a language model."""
-    twin: Twin = request.app.state.twin
-    return await _reply(request, lambda: twin.write_events(body.topic, kind=body.kind, words=body.words), body.stream)
+
+    def begin() -> Iterator[Event]:
+        return _chat(request, None, keep=body.keep).write(body.topic, kind=body.kind, words=body.words)
+
+    return await _reply(request, begin, body.stream)
 
 
 @router.post("/search")
@@ -68,8 +74,13 @@ async def _reply(request: Request, begin: Callable[[], Iterator[Event]], stream:
     events = request.app.state.desk.events(begin)
     if stream:
         return EventStream(told(events))
-    answer = await unless_left(request, whole(events))
-    return JSONResponse(_reply_json(answer))
+    return JSONResponse(_reply_json(await unless_left(request, whole(events))))
+
+
+def _chat(request: Request, conversation_id: str | None, *, keep: bool) -> Chat:
+    """The caller's conversation; what the settings do not keep, no request can have kept."""
+    twin: Twin = request.app.state.twin
+    return twin.chat(conversation_id, user=user_of(request), keep=None if keep else False)
 
 
 async def told(events: AsyncIterator[Event]) -> AsyncIterator[tuple[str, Any]]:
@@ -96,7 +107,7 @@ async def told(events: AsyncIterator[Event]) -> AsyncIterator[tuple[str, Any]]:
                 cited.clear()
                 yield "withdrawn", {"reason": event.reason}
             elif isinstance(event, Done):
-                answer = _reply_json(event.answer)
+                answer = _reply_json(event)
                 yield "verified", {key: answer.get(key) for key in ("citations", "unsupported", "notes", "guarded")}
                 yield "usage", {key: answer[key] for key in ("usage", "timings_ms", "model")}
                 yield "done", answer
@@ -119,5 +130,10 @@ def _source(passage: Passage) -> dict[str, Any]:
     }
 
 
-def _reply_json(answer: Answer) -> dict[str, Any]:
-    return {**to_json(answer), "exchange_id": None, "conversation_id": None}
+def _reply_json(done: Done) -> dict[str, Any]:
+    kept = done.exchange
+    return {
+        **to_json(done.answer),
+        "exchange_id": kept.id if kept else None,
+        "conversation_id": kept.conversation_id if kept else None,
+    }

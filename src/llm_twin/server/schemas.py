@@ -50,6 +50,7 @@ class WriteBody(_Body):
     topic: Text
     kind: str = "post"
     words: int = Field(default=400, ge=20, le=20_000)
+    keep: bool = True
     stream: bool = False
 
 

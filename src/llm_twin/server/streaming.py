@@ -18,7 +18,7 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
-from llm_twin.core.records import Answer, Done, Event, Passages
+from llm_twin.core.records import Done, Event, Passages
 from llm_twin.server.problems import Refused, problem_of
 from llm_twin.settings import ServerSettings
 
@@ -142,11 +142,11 @@ class _Work:
         self._left(self._loop.time() - self._began)
 
 
-async def whole(events: AsyncIterator[Event]) -> Answer:
-    """The answer at the end of its events."""
+async def whole(events: AsyncIterator[Event]) -> Done:
+    """The answer at the end of its events, and how it was kept."""
     async for event in events:
         if isinstance(event, Done):
-            return event.answer
+            return event
     raise AssertionError("the events of an answer end with Done")
 
 
