@@ -209,6 +209,7 @@ def test_a_database_of_the_version_before_is_migrated_with_its_data(url):
 TO_VERSION_1 = (
     "DROP TABLE records",
     "ALTER TABLE items DROP COLUMN next_try",
+    "DROP TABLE changes",
     "UPDATE schema_version SET version = 1 WHERE store = 'warehouse'",
 )
 
@@ -226,6 +227,9 @@ def test_a_warehouse_of_the_first_version_is_brought_up_to_this_one_with_its_dat
         warehouse.put("feedback", "f1", {"rating": 1})
         assert warehouse.records("feedback") == [("f1", {"rating": 1})]
         assert (list(warehouse.items()), list(warehouse.documents())) == ([state], [document])
+        assert [(each.sequence, each.outcome, each.document_id) for each in warehouse.changes()] == [
+            (1, "added", document.id)
+        ]
         assert warehouse.profiles() == {"Ann": profile}
     assert {table: columns(url, table) for table in WAREHOUSE.tables.tables} == newest
     assert version(url) == WAREHOUSE.version
@@ -542,6 +546,42 @@ def test_four_processes_writing_at_once_lose_nothing_and_double_nothing(url):
     assert warehouse.embedding_keys() == own
     assert {found.id for found in warehouse.runs(limit=1000)} == own
     warehouse.close()
+
+
+def test_a_follower_of_the_change_log_misses_nothing_while_processes_write(url):
+    script = """
+    worker = sys.argv[2]
+    warehouse = SqlWarehouse(url)
+    for number in range(25):
+        warehouse.save([pair(f"{worker}-{number}-{each}", "text") for each in range(2)])
+    """
+    warehouse = SqlWarehouse(url)
+    started = [run(script, url, worker) for worker in "abc"]
+    seen: list[int] = []
+    while True:
+        finished = all(process.poll() is not None for process in started)
+        news = [change.sequence for change in warehouse.changes(after=seen[-1] if seen else 0, limit=9)]
+        seen += news
+        if finished and not news:
+            break
+    assert [process.returncode for process in started] == [0, 0, 0]
+    assert seen == list(range(1, 3 * 25 * 2 + 1))
+    warehouse.close()
+
+
+def test_a_change_is_seen_after_all_earlier_ones_although_another_process_holds_them_back(url):
+    slow, quick = SqlWarehouse(url), SqlWarehouse(url)
+    waiting = threading.Thread(target=quick.save, args=([make_pair("second", "text")],))
+    with slow._database.write() as connection:
+        sql._log(connection, {"first": ("added", "files")})
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        assert quick.changes() == []
+    waiting.join(60)
+    assert [(each.sequence, each.document_id) for each in quick.changes()] == [(1, "first"), (2, "doc-second")]
+    for warehouse in (slow, quick):
+        warehouse.close()
 
 
 def test_a_process_killed_between_the_statements_of_a_save_leaves_nothing_of_it(url):

@@ -105,9 +105,7 @@ def test_what_is_no_plain_data_is_refused(warehouse):
     endless: list = []
     endless.append(endless)
     for wrong in (object(), float("nan"), float("inf"), b"bytes", endless):
-        with pytest.raises(
-            StoreError, match=r"cannot be kept as JSON: .*; use text, finite numbers"
-        ):
+        with pytest.raises(StoreError, match=r"cannot be kept as JSON: .*; use text, finite numbers"):
             warehouse.put("feedback", "f1", {"value": wrong})
     assert warehouse.record("feedback", "f1") is None
 

@@ -74,6 +74,7 @@ def test_a_new_warehouse_is_empty(warehouse):
     assert warehouse.embedding_keys() == set()
     assert warehouse.runs() == []
     assert warehouse.profiles() == {}
+    assert warehouse.changes() == []
 
 
 def test_nothing_to_save_changes_nothing(warehouse):

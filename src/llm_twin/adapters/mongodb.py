@@ -3,7 +3,7 @@
 **One record, one row.** Features are kept with their chunks in one row, a document with its history, so that MongoDB
 replaces each whole or not at all, and a reader never sees half of one. A row that would pass MongoDB's limit of 16 MiB
 keeps its long fields in `pieces`: those are written before the row that names them and deleted after it, so that the
-row always names whole ones.
+row always names whole ones. (GridFS, which does the like for files, takes no part in transactions.)
 
 **Turns.** Calls that read before they write (`save`, `save_features`) take turns by the row `writer` of `turns`. Its
 holder changes the row before each write; who finds it unchanged for `lease_s` takes over, by its own clock, so that a
@@ -19,7 +19,7 @@ turn, in which it collides with any transaction of a later turn.
    the document they had, and hold the one they get.
 2. New and changed documents are written.
 3. Documents that no item holds any more are removed, their features first.
-4. What happened is appended to the change log.
+4. What happened is appended to the change log; until then the marked items say what is not logged yet.
 5. The items get their new state, or go.
 
 Hence every document is held by an item at any time, and an item that counts as settled has its document. Killed in
@@ -51,13 +51,16 @@ import numpy as np
 
 from llm_twin.core.errors import ConfigError, MigrationError, MissingExtra, StoreError
 from llm_twin.core.records import (
+    Change,
     Chunk,
     Document,
     DocumentFeatures,
     Embedding,
     ItemState,
+    Outcome,
     Run,
     VoiceProfile,
+    changed_by,
     check_fit,
     fingerprint,
     json_text,
@@ -81,15 +84,13 @@ try:
         OperationFailure,
         PyMongoError,
     )
+    from pymongo.read_concern import ReadConcern
     from pymongo.write_concern import WriteConcern
 except ImportError as error:
     raise MissingExtra("MongoDB as warehouse", "mongodb", "pymongo") from error
 
 T = TypeVar("T")
 Row = dict[str, Any]
-
-VERSION = 1
-"""Version of the stored form that this code reads and writes."""
 
 # How many ids go into one query, and how many documents are in memory at once while streaming.
 _BATCH = 200
@@ -98,7 +99,7 @@ _ROW_BYTES = 12 * 2**20
 _PIECE_BYTES = 8 * 2**20
 
 _LONG = {"text", "document", "chunks", "signatures", "settings", "inputs", "outputs", "report"}
-_MOMENTS = {"fetched_at", "published_at", "seen_at", "next_try", "started_at", "finished_at"}
+_MOMENTS = {"at", "fetched_at", "published_at", "seen_at", "next_try", "started_at", "finished_at"}
 _MAPPINGS = {"settings", "inputs", "outputs", "report", "measures", "function_words"}
 
 # An index over the id and a short field answers from its own pages: texts are not read where hashes are asked for. The
@@ -119,6 +120,9 @@ _INDEXES = {
 
 # Every row, by a condition that the index of ids answers alone.
 _ANY = {"_id": {"$gte": ""}}
+
+# What is asked of a document before it is written or removed.
+_KNOWN = ("content_hash", "source", "history")
 
 _CUT_SHORT = "saving was cut short; the next sync completes it"
 
@@ -226,6 +230,28 @@ def _remedy(error: PyMongoError) -> str:
     )
 
 
+def _to_version_2(database: pymongo.database.Database[Row]) -> None:
+    """Changes have a time and a source, and items name the documents of a call that was killed before it logged."""
+    sources = {row["_id"]: row["source"] for row in database["documents"].find({}, ["source"])}
+    now = _stored(datetime.now(UTC))
+    for row in database["changes"].find({"change": {"$exists": True}}):
+        told = {"outcome": row["change"], "at": now, "source": sources.get(row["document_id"], "")}
+        database["changes"].update_one({"_id": row["_id"]}, {"$set": told, "$unset": {"change": ""}})
+    for row in database["items"].find({"unfinished": {"$exists": True}}):
+        held = row["holds"] if row["unfinished"] else []
+        unlogged = [[each, sources.get(each, "")] for each in held]
+        database["items"].update_one(
+            {"_id": row["_id"]}, {"$set": {"unlogged": unlogged}, "$unset": {"unfinished": ""}}
+        )
+
+
+# From each version to the next. Killed in between, the next opening does it again, so each must bear that.
+_UPGRADES: tuple[Callable[[pymongo.database.Database[Row]], None], ...] = (_to_version_2,)
+
+VERSION = 1 + len(_UPGRADES)
+"""Version of the stored form that this code reads and writes."""
+
+
 class _Database:
     """A client of one database that hands out turns and transactions and speaks our errors."""
 
@@ -245,15 +271,17 @@ class _Database:
         self.has_transactions = "setName" in hello or hello.get("msg") == "isdbgrid"
         # What a majority of a replica set has is never rolled back; a single server has its journal.
         durable = WriteConcern("majority") if self.has_transactions else WriteConcern(1, j=True)
+        # And what is read from it neither: else a change could be read that another takes the number of.
+        lasting = ReadConcern("majority") if self.has_transactions else None
         self._database = self._database.with_options(
-            write_concern=durable, read_preference=pymongo.ReadPreference.PRIMARY
+            write_concern=durable, read_concern=lasting, read_preference=pymongo.ReadPreference.PRIMARY
         )
         self._check_version()
         for name, indexes in _INDEXES.items():
             self._database[name].create_indexes(indexes)
         # Turns need not outlive a crash of the server, so they do not wait for its journal.
-        unlogged = None if self.has_transactions else WriteConcern(1)
-        self._turn.open(self._database.get_collection("turns", write_concern=unlogged))
+        quick = None if self.has_transactions else WriteConcern(1)
+        self._turn.open(self._database.get_collection("turns", write_concern=quick))
 
     def _check_version(self) -> None:
         """Mark an empty database as ours, before anything else is made in it; leave everybody else's alone."""
@@ -275,6 +303,10 @@ class _Database:
                 f"the warehouse in {self.name} has version {stored}, this program reads up to {VERSION}; "
                 "upgrade with: pip install -U llm-twin"
             )
+        else:
+            for upgrade in _UPGRADES[stored - 1 :]:
+                upgrade(self._database)
+            versions.update_one({"_id": "warehouse"}, {"$set": {"version": VERSION}})
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -554,14 +586,13 @@ class MongoWarehouse:
         found = sorted((fetched_at, as_written(hashed)) for row in rows for hashed, fetched_at in row["history"])
         return [(hashed, datetime.fromisoformat(fetched_at)) for fetched_at, hashed in found]
 
-    def changes(self, *, after: int = 0, limit: int = 1000) -> list[tuple[int, str, str]]:
-        """What happened to documents since the change numbered `after`: number, `added | updated | removed`, id.
-
-        Numbers rise and are never used twice. Where a process was killed on a single server, a change may come twice.
-        """
+    def changes(self, *, after: int = 0, limit: int = 1000) -> list[Change]:
+        """See `ChangeLog.changes`. Where a process was killed on a single server, a change may come twice."""
+        if limit < 1:
+            return []
         with self._database.translated():
             rows = self._database.call().find("changes", {"_id": {"$gt": after}}, order=[("_id", 1)], limit=limit)
-        return [(row["_id"], row["change"], _as_kept(row["document_id"])) for row in rows]
+        return [_record(Change, row | {"sequence": row["_id"]}) for row in rows]
 
     def items(self, source: str | None = None) -> Iterator[ItemState]:
         """See `DocumentStore.items`."""
@@ -752,18 +783,21 @@ def _save(call: _Call, states: Sequence[tuple[ItemState, Document | None]]) -> N
     after, let_go = _settle(states, before)
     gone = _unheld(call, let_go - {item.document_id for item in after.values()}, without=ids)
     written = {document.id: document for _, document in states if document is not None and document.id not in gone}
-    there = call.by_id("documents", {*written, *gone}, "history")
-    histories = {as_written(row["_id"]): row["history"] for row in there}
-    unfinished = {document for row in before.values() if row["unfinished"] for document in _as_kept(row["holds"])}
+    rows = {as_written(row["_id"]): row for row in call.by_id("documents", {*written, *gone}, *_KNOWN)}
+    there = {each: (as_written(row["content_hash"]), as_written(row["source"])) for each, row in rows.items()}
+    histories = {each: row["history"] for each, row in rows.items()}
+    changes = changed_by(there, written.values(), gone)
+    unlogged = {each: source for row in before.values() for each, source in _as_kept(row["unlogged"])}
 
     if call.session is None:
-        call.write("items", _marks(before, after, touched={*written, *gone}))
+        touched = {each: there[each][1] for each in there.keys() & gone} | {
+            each.id: each.source for each in written.values()
+        }
+        call.write("items", _marks(before, after, touched))
     call.put("documents", [_document_row(each, histories.get(each.id, []), states) for each in written.values()])
     call.remove("features", gone)
     call.remove("documents", gone)
-    changes = dict.fromkeys(sorted(gone & (histories.keys() | unfinished)), "removed")
-    changes |= {document: "updated" if document in histories else "added" for document in written}
-    _log(call, changes, unfinished - changes.keys())
+    _log(call, {**_unlogged(call, unlogged), **changes})
     call.write("items", _final(before, after))
 
 
@@ -798,16 +832,19 @@ def _unheld(call: _Call, ids: set[str], *, without: set[str]) -> set[str]:
     return ids - held
 
 
-def _marks(before: Mapping[str, Row], after: Mapping[str, ItemState], *, touched: set[str]) -> list[Any]:
+def _marks(
+    before: Mapping[str, Row], after: Mapping[str, ItemState], touched: Mapping[str, str]
+) -> list[ReplaceOne[Row]]:
     """Items whose documents this call will touch, as they must be found if it does not come to its end."""
     marks = []
     for at in before.keys() | after.keys():
-        old = before.get(at) or {"holds": [], "document_id": None, "tries": 0}
+        old = before.get(at) or {"holds": [], "unlogged": [], "document_id": None, "tries": 0}
         new = after.get(at)
         named = new.document_id if new else None
         holds = {*_as_kept(old["holds"]), *([named] if named else [])}
-        if not holds & touched:
+        if not holds & touched.keys():
             continue
+        unlogged = dict(_as_kept(old["unlogged"])) | {each: touched[each] for each in holds & touched.keys()}
         row = (_row(new) if new else dict(old)) | {
             "_id": at,
             "outcome": "failed",
@@ -815,15 +852,15 @@ def _marks(before: Mapping[str, Row], after: Mapping[str, ItemState], *, touched
             "version": None,
             "document_id": _stored(named) or old["document_id"],
             "holds": _stored(sorted(holds)),
-            "unfinished": True,
+            "unlogged": _stored(sorted(unlogged.items())),
         }
         marks.append(ReplaceOne({"_id": at}, row, upsert=True))
     return marks
 
 
-def _final(before: Mapping[str, Row], after: Mapping[str, ItemState]) -> list[Any]:
+def _final(before: Mapping[str, Row], after: Mapping[str, ItemState]) -> list[ReplaceOne[Row] | DeleteOne]:
     rows = {
-        at: _row(item, _id=at, holds=_stored([item.document_id] if item.document_id else []), unfinished=False)
+        at: _row(item, _id=at, holds=_stored([item.document_id] if item.document_id else []), unlogged=[])
         for at, item in after.items()
     }
     replaced = [ReplaceOne({"_id": at}, row, upsert=True) for at, row in rows.items()]
@@ -841,21 +878,23 @@ def _document_row(
     return _row(document, "id", _id=storable(document.id), history=[list(pair) for pair in known.items()])
 
 
-def _log(call: _Call, changes: Mapping[str, str], unfinished: set[str]) -> None:
-    """Append to the change log; documents of a call that was cut short count as changed to what they are now."""
-    if not changes and not unfinished:
+def _unlogged(call: _Call, documents: Mapping[str, str]) -> dict[str, tuple[Outcome, str]]:
+    """Documents of calls that were cut short, by their sources: they count as changed to what they are now."""
+    there = {as_written(row["_id"]) for row in call.by_id("documents", documents, "_id")}
+    return {each: ("updated" if each in there else "removed", source) for each, source in documents.items()}
+
+
+def _log(call: _Call, changes: Mapping[str, tuple[Outcome, str]]) -> None:
+    """Append to the change log."""
+    if not changes:
         return
-    there = {as_written(row["_id"]) for row in call.by_id("documents", unfinished, "_id")}
-    changes = {**{each: "updated" if each in there else "removed" for each in unfinished}, **changes}
-    last = call.find("changes", {}, "_id", order=[("_id", -1)], limit=1)
+    last, at = call.find("changes", {}, "_id", order=[("_id", -1)], limit=1), datetime.now(UTC)
     number = last[0]["_id"] if last else 0
-    call.write(
-        "changes",
-        [
-            InsertOne({"_id": number + place, "change": change, "document_id": storable(document)})
-            for place, (document, change) in enumerate(changes.items(), start=1)
-        ],
-    )
+    rows = [
+        _row(Change(number + place, at, outcome, document_id, source), "sequence", _id=number + place)
+        for place, (document_id, (outcome, source)) in enumerate(changes.items(), start=1)
+    ]
+    call.write("changes", [InsertOne(row) for row in rows])
 
 
 def _check_known(call: _Call, ids: Collection[str]) -> None:
