@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from collect.office_files import docx, paragraph, pdf
 from llm_twin.collect import office
 from llm_twin.collect.formats import decode, read_markdown, read_mdx, read_notebook, read_rst
-from llm_twin.collect.html import fenced, read_html
+from llm_twin.collect.html import fenced, people_in, read_html
 from llm_twin.collect.reading import (
     Reading,
     date_in,
@@ -23,7 +23,7 @@ from llm_twin.collect.reading import (
     language_of,
     name_of,
     parse_date,
-    storable,
+    repaired,
 )
 from llm_twin.core.errors import ItemError
 
@@ -81,7 +81,7 @@ def test_every_utf8_text_survives_character_for_character(text: str) -> None:
 
 @given(st.text())
 def test_what_is_stored_can_always_be_encoded(text: str) -> None:
-    kept = storable(text)
+    kept = repaired(text)
     kept.encode()
     assert "\0" not in kept
     assert "\r" not in kept
@@ -152,6 +152,30 @@ def test_drafts_are_skipped(line: str) -> None:
     with pytest.raises(ItemError, match="draft") as caught:
         read_markdown(f"---\n{line}\n---\nNot yet.\n".encode())
     assert caught.value.skipped
+
+
+@pytest.mark.parametrize("key", ["draft", "kind", "lang", "title", "tags", "author", "date", "url"])
+def test_a_few_aliases_that_stand_for_gigabytes_are_never_written_out(key: str) -> None:
+    aliases = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
+    front = f"---\na0: &a0 [lol]\n{aliases}{key}: *a11\n---\nText.\n"
+    assert read_markdown(front.encode()).text == "Text.\n"
+
+
+@pytest.mark.parametrize(
+    ("byline", "people"),
+    [
+        ("Jane Roe; Joe Doe", ("Jane Roe", "Joe Doe")),
+        ("김 철수, محمد علي", ("김 철수", "محمد علي")),
+        ("admin; site editor; 2 people", ()),
+    ],
+)
+def test_people_in_a_byline_are_told_from_software_in_every_script(byline: str, people: tuple[str, ...]) -> None:
+    assert people_in(byline) == people
+
+
+def test_a_text_without_spaces_is_as_long_as_its_characters() -> None:
+    assert make(Reading("队列要么是满的，要么是空的。" * 10)).kind == "article"
+    assert make(Reading("队列要么是满的。")).kind == "note"
 
 
 def test_an_address_without_a_site_is_no_canonical_url() -> None:

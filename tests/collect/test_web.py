@@ -202,6 +202,23 @@ def test_the_page_is_asked_for_once_in_a_run(run: Run) -> None:
     assert run.site.asked()["/why"] == 1
 
 
+def test_one_broken_link_costs_nothing_but_that_link(run: Run) -> None:
+    run.site.pages["/why"] = page("Why queues", '<p>As I <a href="http://[said]/x">said</a> before.</p>')
+    assert run.outcomes(run.collect("/why")) == {"/why": "added"}
+    assert "before." in run.documents()["Why queues"].text
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    ["队列要么是满的，要么是空的，指望中间状态的计划属于博物馆。", "คิวเต็มหรือว่างเปล่า และแผนที่นับช่วงเวลาระหว่างนั้นไม่มีอยู่จริง"],
+)
+def test_an_article_in_a_script_without_spaces_is_neither_a_shell_nor_a_note(run: Run, sentence: str) -> None:
+    html = f"<html><head><title>Q</title><script>x()</script></head><body><article><h1>Q</h1>{'<p>' + sentence * 3}"
+    run.site.pages["/q"] = html + f"<p>{sentence * 4}</article></body></html>"
+    assert run.outcomes(run.collect("/q", scope="page")) == {"/q": "added"}
+    assert (run.browsers_asked, run.documents()["Q"].kind) == (0, "article")
+
+
 def test_a_guest_is_the_author_of_their_page_and_software_is_not(run: Run) -> None:
     run.site.pages["/guest"] = page("Guests", head='<meta name="author" content="Joe Doe">')
     run.site.pages["/own"] = page("Own", head='<meta name="author" content="admin">')
@@ -407,6 +424,20 @@ def test_a_bare_ampersand_in_a_sitemap_does_not_spoil_the_address(run: Run) -> N
     assert run.outcomes(run.collect()) == {"/x?a=1&b=2": "added"}
 
 
+def test_a_broken_address_in_a_sitemap_is_reported_and_costs_no_other(run: Run) -> None:
+    run.site.pages |= {"/": index("/a"), "/a": page("A")}
+    listed = f"<urlset><url><loc>http://[a</loc></url><url><loc>{run.site.url}/a</loc></url></urlset>"
+    run.site.pages["/sitemap.xml"] = Reply(listed.encode(), XML)
+    report = run.collect()
+    assert (run.outcomes(report), report.problem) == ({"http://[a": "skipped", "/a": "added"}, None)
+    assert "is no web address" in run.reasons(report)["http://[a"]
+
+
+def test_a_broken_address_of_a_sitemap_in_robots_txt_is_a_problem_and_no_crash(run: Run) -> None:
+    run.site.pages |= {"/": index("/a"), "/robots.txt": Reply(b"Sitemap: http://[a\n", "text/plain")}
+    assert "which is no host name; correct it" in (run.collect().problem or "")
+
+
 def test_interface_that_recurs_over_the_pages_is_cleaned_away(run: Run) -> None:
     blog(run, 6)
     share = '<p>Subscribe</p><p>Share this post</p><p><a href="/s">Copy link</a></p>'
@@ -435,7 +466,8 @@ def rss(*paths: str) -> Reply:
 def test_a_site_without_sitemap_is_read_through_the_feed_it_announces(run: Run) -> None:
     link = '<link rel="alternate" type="application/rss+xml" title="Posts" href="/feed">'
     comments = '<link rel="alternate" type="application/rss+xml" title="Comments" href="/comments/feed">'
-    run.site.pages["/"] = index("/a").replace("</head>", f"{comments}{link}</head>")
+    broken = '<link rel="alternate" type="application/rss+xml" href="http://[feed">'
+    run.site.pages["/"] = index("/a").replace("</head>", f"{broken}{comments}{link}</head>")
     run.site.pages |= {"/a": page("A"), "/b": page("B"), "/feed": rss("/a", "/b")}
     assert run.outcomes(run.collect()) == {"/a": "added", "/b": "added"}
     run.site.pages["/feed"] = rss("/b")

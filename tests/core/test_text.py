@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_twin.core.text import blocks, code_spans, headings, plain, prose, sentences, words
+from llm_twin.core.text import blocks, code_spans, headings, plain, prose, sentences, word_count, words
 
 LINES = st.sampled_from(
     [
@@ -172,6 +172,13 @@ def test_prose_is_the_authors_running_text_alone():
     text = "# H\n\nMine, at https://a.b/c today.\n\n> Theirs.\n\n- Also *mine*.\n\n"
     text += "```\ncode\n```\n\n| t | u |\n|--|--|\n| v | w |\n"
     assert prose(text) == ["Mine, at  today.", "Also mine."]
+
+
+def test_where_no_spaces_are_written_every_character_counts_as_a_word():
+    assert word_count("Two words.") == 2
+    assert word_count("東京 is big") == 4
+    assert word_count("สวัสดี") == 6
+    assert word_count("Größe über alles") == 3
 
 
 @pytest.mark.parametrize(

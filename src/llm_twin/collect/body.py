@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from llm_twin.collect.html import to_markdown
+from llm_twin.collect.html import drop, to_markdown
 
 _LIBRARIES = (
     r"(?:Unsplash|Pexels|Pixabay|Getty|Shutterstock|iStock|Freepik|Flickr|Adobe|Wikimedia|Midjourney|DALL|Giphy)"
@@ -38,12 +38,6 @@ def is_credit(caption: str) -> bool:
     """Whether a caption only says who made the picture (`Photo by SOMEBODY on Unsplash`)."""
     words = " ".join(caption.split())
     return len(words) <= _CREDIT_LENGTH and _CREDIT.search(words) is not None
-
-
-def drop(element: Any) -> None:
-    """Take an element out of its tree and leave the text that follows it."""
-    if element.getparent() is not None:
-        element.drop_tree()
 
 
 def has_class(name: str) -> str:

@@ -124,6 +124,12 @@ def _renderer() -> Any:
     )  # fmt: skip
 
 
+def drop(element: Any) -> None:
+    """Take an element out of its tree and leave the text that follows it."""
+    if element.getparent() is not None:
+        element.drop_tree()
+
+
 def people_in(names: str | None) -> tuple[str, ...]:
     """The people in a byline (`FIRST LAST; FIRST LAST`), leaving out what software and sites write there (`admin`)."""
     split = [" ".join(name.split()) for name in re.split(r";|,| and ", names or "")]
@@ -132,7 +138,9 @@ def people_in(names: str | None) -> tuple[str, ...]:
 
 def _is_person(name: str) -> bool:
     words = name.split()
-    return 2 <= len(words) <= 5 and words[0][:1].isupper() and not _NOT_PEOPLE & {word.lower() for word in words}
+    # Many scripts have no capitals; of those that have, a name begins with one.
+    is_name = words[0][0].isalpha() and not words[0][0].islower() if words else False
+    return is_name and 2 <= len(words) <= 5 and not _NOT_PEOPLE & {word.lower() for word in words}
 
 
 # --- what is no part of an article ----------------------------------------------------------------------------------
@@ -167,7 +175,7 @@ _PIECE_TAGS = ("div", "section")
 def _take_out_boxes(tree: Any) -> None:
     """Take out scripts, and small elements that are forms, hidden, or call themselves newsletter, related and such."""
     for element in list(tree.iter("script", "style", "noscript", "template")):
-        _take_out(element)
+        drop(element)
     most, most_paragraphs = _BOX_SHARE * len(_squeezed(tree)), _BOX_SHARE * _paragraph_length(tree)
     for element in list(tree.iter(*_BOX_TAGS)):
         if (
@@ -176,7 +184,7 @@ def _take_out_boxes(tree: Any) -> None:
             and len(_squeezed(element)) <= most
             and _paragraph_length(element) <= most_paragraphs
         ):
-            _take_out(element)
+            drop(element)
 
 
 def _paragraph_length(element: Any) -> int:
@@ -199,11 +207,14 @@ def _take_out_pointers(tree: Any, url: str | None) -> None:
             for link in links:
                 rest = rest.replace(_squeezed(link) or "\0", "", 1)
             if _POINTER.fullmatch(rest):
-                _take_out(element)
+                drop(element)
 
 
 def _stays_on_site(href: str, url: str | None) -> bool:
-    host = urlsplit(href).netloc
+    try:
+        host = urlsplit(href).netloc
+    except ValueError:  # it leads nowhere: an author's slip in one link
+        return False
     return not host or (url is not None and host == urlsplit(url).netloc)
 
 
@@ -262,11 +273,6 @@ def _letters(text: str) -> str:
 
 def _squeezed(element: Any) -> str:
     return " ".join(element.text_content().split())
-
-
-def _take_out(element: Any) -> None:
-    if element.getparent() is not None:
-        element.drop_tree()
 
 
 # --- code and quotations --------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 from llm_twin.collect.export import opening
 from llm_twin.collect.reading import NOTE_WORDS, Reading
 from llm_twin.core.records import Kind
+from llm_twin.core.text import word_count
 
 LONG_WORDS = NOTE_WORDS
 """A message of so many words was written to be read by itself."""
@@ -22,7 +23,7 @@ LONG_WORDS = NOTE_WORDS
 
 def place_of(chat: str, number: str, at: datetime, text: str) -> tuple[str, Kind]:
     """The key and kind of the document that a message outside threads belongs to."""
-    if len(text.split(None, LONG_WORDS)) >= LONG_WORDS:
+    if word_count(text) >= LONG_WORDS:
         return f"{chat}/{number}", "post"
     return f"{chat}/{at.astimezone(UTC):%Y-%m-%d}", "note"
 

@@ -108,7 +108,8 @@ def reading_from(fields: Mapping[str, Any], text: str) -> Reading:
 
 
 def _says(value: Any, word: str) -> bool:
-    return str(value).strip().lower() == word
+    # Of a value with parts nothing is made a string: a few aliases in YAML can stand for gigabytes.
+    return not isinstance(value, list | Mapping) and str(value).strip().lower() == word
 
 
 def _first(fields: Mapping[str, Any], names: tuple[str, ...]) -> Any:

@@ -15,8 +15,9 @@ from urllib.parse import urldefrag, urljoin, urlsplit
 
 from llm_twin.collect.fetch import PAGES, Fetched
 from llm_twin.collect.html import WAIT_FOR, parse_html, read_html, structured_data
-from llm_twin.collect.reading import Reading
+from llm_twin.collect.reading import Reading, parsing
 from llm_twin.core.errors import ItemError
+from llm_twin.core.text import word_count
 
 SHORT_PAGE_WORDS = 150
 """A page of fewer words may be a notice in the place of an article."""
@@ -115,12 +116,8 @@ def read_page(page: Fetched) -> Reading:
     Raises `ItemError`: failed for a bot check, which says nothing about the article behind it, and for a page that no
     parser survives; skipped for a list, a sign-in form, or a page without text.
     """
-    try:
+    with parsing("leave it out with `exclude`"):
         return _article(page)
-    except ItemError:
-        raise
-    except Exception as error:  # a parser of somebody else met a page nobody foresaw: this page fails, no other
-        raise ItemError(f"could not be parsed: {type(error).__name__}: {error}; leave it out with `exclude`") from error
 
 
 def _article(page: Fetched) -> Reading:
@@ -128,7 +125,7 @@ def _article(page: Fetched) -> Reading:
         raise ItemError(f"is {page.content_type}, no web page; leave it out with `exclude`", skipped=True)
     tree = parse_html(page.text)
     shown = _shown(tree)
-    words = len(shown.split())
+    words = word_count(shown)
     if words < SHORT_PAGE_WORDS and _BOT_CHECK.search(shown):
         raise ItemError(
             "answered with a bot check instead of the page; lower fetch.requests_per_second, or use the site's feed or "
@@ -158,9 +155,7 @@ def is_shell(page: Fetched) -> bool:
     except ItemError:
         return False
     shown = _shown(tree)
-    return (
-        _awaits_scripts(tree, len(shown.split())) and not _BOT_CHECK.search(shown) and not _wants_sign_in(tree, shown)
-    )
+    return _awaits_scripts(tree, word_count(shown)) and not _BOT_CHECK.search(shown) and not _wants_sign_in(tree, shown)
 
 
 def _awaits_scripts(tree: Any, words: int) -> bool:
@@ -209,7 +204,7 @@ def _lists_posts(tree: Any) -> bool:
             linked += 1
             parts.append(0)
         elif element.tag == "p":
-            words = len("".join(element.itertext()).split())
+            words = word_count("".join(element.itertext()))
             parts[-1] += words if words >= PARAGRAPH_WORDS else 0
     return linked >= LINKED_HEADINGS and max(parts) <= sum(parts) / 2
 

@@ -22,6 +22,7 @@ from typing import Any, get_args
 
 from llm_twin.core.errors import ItemError, TwinError
 from llm_twin.core.records import Document, Kind, content_hash, document_id
+from llm_twin.core.text import word_count
 
 NOTE_WORDS = 100
 """A text of fewer words is a note."""
@@ -69,18 +70,18 @@ def document_from(
     A date taken from `modified_at` is no part of the content hash: touching a file changes nothing a reader cares for.
     Raises `ItemError` (skipped) when there is no text.
     """
-    text = storable(reading.text).strip("\n")
+    text = repaired(reading.text).strip("\n")
     if not text.strip():
         raise ItemError("has no text; nothing to collect", skipped=True)
     writer = _writer(reading.authors, author)
-    url = storable(reading.url) if reading.url else None
-    title = " ".join(storable(reading.title or "").split()) or heading_of(text) or name_of(path)
+    url = repaired(reading.url) if reading.url else None
+    title = " ".join(repaired(reading.title or "").split()) or heading_of(text) or name_of(path)
     published_at = reading.published_at or date_in(path)
     document = Document(
-        id=document_id(writer, source, url or storable(locator)),
+        id=document_id(writer, source, url or repaired(locator)),
         author=writer,
         source=source,
-        kind=reading.kind or ("note" if len(text.split(None, NOTE_WORDS)) < NOTE_WORDS else "article"),
+        kind=reading.kind or ("note" if word_count(text) < NOTE_WORDS else "article"),
         title=title,
         text=text,
         content_hash="",
@@ -88,7 +89,7 @@ def document_from(
         url=url,
         language=reading.language or language_of(text),
         published_at=published_at,
-        tags=tuple(dict.fromkeys(storable(tag) for tag in reading.tags)),
+        tags=tuple(dict.fromkeys(repaired(tag) for tag in reading.tags)),
     )
     return replace(document, content_hash=hash_of(document), published_at=published_at or modified_at)
 
@@ -122,7 +123,7 @@ def hash_of(document: Document) -> str:
     )
 
 
-def storable(text: str) -> str:
+def repaired(text: str) -> str:
     """The text as every database can keep it: LF line ends, no NUL, no lone surrogates."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
     try:
@@ -237,7 +238,7 @@ def _parse_spelled(text: str) -> datetime | None:
 
 def _writer(named: tuple[str, ...], configured: str) -> str:
     """The configured author where the document names them or nobody; else the first it names."""
-    names = [" ".join(storable(name).split()) for name in named if name.strip()]
+    names = [" ".join(repaired(name).split()) for name in named if name.strip()]
     if not names or configured.casefold() in (name.casefold() for name in names):
         return configured
     return names[0]
@@ -245,12 +246,13 @@ def _writer(named: tuple[str, ...], configured: str) -> str:
 
 def kind_named(value: Any) -> Kind | None:
     """The kind a document claims, when it is one of ours."""
-    return next((kind for kind in get_args(Kind) if kind == str(value).strip().lower()), None)
+    named = value.strip().lower() if isinstance(value, str) else ""
+    return next((kind for kind in get_args(Kind) if kind == named), None)
 
 
 def language_named(value: Any) -> str | None:
     """`en` for `en`, `en-GB` and `en_US`; None for what is no ISO 639-1 code."""
-    found = re.fullmatch(r"([A-Za-z]{2})(?:[-_].*)?", str(value or "").strip())
+    found = re.fullmatch(r"([A-Za-z]{2})(?:[-_].*)?", value.strip()) if isinstance(value, str) else None
     return found[1].lower() if found else None
 
 

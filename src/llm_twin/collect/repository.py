@@ -21,7 +21,7 @@ import pathspec
 
 from llm_twin.collect.formats import decode, reader_for
 from llm_twin.collect.html import fenced
-from llm_twin.collect.reading import Reading, document_from
+from llm_twin.collect.reading import Reading, document_from, parsing
 from llm_twin.core.errors import ConfigError, ItemError
 from llm_twin.core.records import Document, Item, ItemState, fingerprint
 
@@ -193,12 +193,8 @@ def read(path: str, content: bytes, *, is_code: bool) -> Reading:
     """A file as its reader understands it. Raises `ItemError` when it is no document, whatever is in it."""
     if content.startswith(_LFS_POINTER):
         raise ItemError("is kept in Git LFS, and the repository holds a pointer to it only", skipped=True)
-    try:
+    with parsing("open and save it again"):
         return read_code(path, content) if is_code else reader_for(suffix_of(path))(content)
-    except ItemError:
-        raise
-    except Exception as error:  # a parser of somebody else met a file nobody foresaw: this file fails, no other
-        raise ItemError(f"could not be parsed: {type(error).__name__}: {error}; open and save it again") from error
 
 
 def read_code(path: str, content: bytes) -> Reading:

@@ -97,7 +97,7 @@ def parse(answer: Fetched) -> tuple[list[Page], list[str]]:
     for each in root:
         fields = {etree.QName(field).localname: (field.text or "").strip() for field in each if field.tag}
         if fields.get("loc"):
-            listed.append(Page(urljoin(answer.url, fields["loc"]), fields.get("lastmod") or None))
+            listed.append(Page(_joined(answer.url, fields["loc"]), fields.get("lastmod") or None))
     # A file that was cut off on its way recovers to what had arrived, which must not pass for the whole.
     if any(error.type_name == "ERR_TAG_NOT_FINISHED" for error in parser.error_log):
         raise ItemError(f"{answer.url} ends before its end; try again later")
@@ -115,7 +115,15 @@ def _announced(fetcher: Fetcher, root: str) -> list[str]:
         if not error.skipped:
             raise
         return []
-    return [urljoin(root, line) for line in _ROBOTS_LINE.findall(robots.text)]
+    return [_joined(root, line) for line in _ROBOTS_LINE.findall(robots.text)]
+
+
+def _joined(base: str, address: str) -> str:
+    """The whole address; what is none stays as it is, and is refused where it would be fetched."""
+    try:
+        return urljoin(base, address)
+    except ValueError:
+        return address
 
 
 def _if_there(fetcher: Fetcher, url: str) -> Fetched | None:

@@ -18,10 +18,10 @@ from typing import Any, ClassVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from llm_twin.collect import feed
-from llm_twin.collect.body import body_markdown, drop, has_class
+from llm_twin.collect.body import body_markdown, has_class
 from llm_twin.collect.export import Export, ExportSource, Row, Shelf, named_like
 from llm_twin.collect.fetch import FEEDS, JSON, HttpError
-from llm_twin.collect.html import parse_html
+from llm_twin.collect.html import drop, parse_html
 from llm_twin.collect.reading import Reading, document_from, parse_date
 from llm_twin.collect.sources import SourceContext
 from llm_twin.core.errors import ConfigError, ItemError, PartialListing, SourceError

@@ -16,6 +16,7 @@ import itertools
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, timedelta
 from typing import ClassVar, Literal
 from urllib.parse import urljoin, urlsplit
@@ -248,7 +249,8 @@ class WebSource:
         for page in sitemap.pages(self._fetcher, sitemaps):
             try:
                 key = canonical(page.url)
-            except ItemError:
+            except ItemError as error:
+                yield ItemState(self.name, page.url, "skipped", error.reason)
                 continue
             same = key.rstrip("/")
             if same in seen or not self._belongs(key, below) or not self._wanted(key):
@@ -340,7 +342,8 @@ def _announced_feed(page: Fetched) -> str | None:
     for link in parse_html(page.text).iter("link"):
         rel, kind, title = (link.get(name, "").lower() for name in ("rel", "type", "title"))
         if "alternate" in rel.split() and kind in types and "comment" not in title and link.get("href"):
-            address = urljoin(page.url, str(link.get("href")).strip())
-            if "/comments/" not in urlsplit(address).path:
-                return address
+            with suppress(ValueError):  # what it names is no address
+                address = urljoin(page.url, str(link.get("href")).strip())
+                if "/comments/" not in urlsplit(address).path:
+                    return address
     return None

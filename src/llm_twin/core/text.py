@@ -49,6 +49,10 @@ _TASK = re.compile(r"\A\[[ xX]\][ \t]+")
 _CLOSERS = re.compile(r"[*_~\"'”’»)\]]+(?=\s|\Z)")
 _REFERENCE_LINK = re.compile(r"(?<!!)\[((?!\d+\])[^\[\]]+)\]\[[^\[\]\n]*\]")
 
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+"""The characters of scripts that write no spaces between words (Thai to Chinese), for use in a character class."""
+_UNSPACED = re.compile(f"[{UNSPACED}]")
+
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 # Vowel signs and other marks of South and South-East Asian scripts are no letters to `re`, yet part of the word.
 _LETTER = rf"(?:[^\W\d_{_CJK}]|[\u0300-\u036f\u0900-\u0963\u0966-\u0dff\u0e31-\u0e4e])"
@@ -208,6 +212,14 @@ def own_paragraphs(found: Iterable[Block]) -> Iterator[Block]:
 def words(text: str) -> list[str]:
     """The words of plain text as written; contractions are one word, a Chinese or Japanese character is one word."""
     return _WORD.findall(unicodedata.normalize("NFC", text))
+
+
+def word_count(text: str) -> int:
+    """How long a text is in words: what stands between white space, and every character where none is written."""
+    if text.isascii():
+        return len(text.split())
+    rest, unspaced = _UNSPACED.subn(" ", text)
+    return len(rest.split()) + unspaced
 
 
 def storable(text: str) -> str:
