@@ -67,7 +67,7 @@ def test_the_conversation_that_was_talked_in_last_comes_first(kept: Kept) -> Non
     kept.conversations.record("And one?", said("1b"), user="ada", conversation_id=first.conversation_id)
     assert [header.title for header in kept.conversations.all(user="ada")] == ["One?", "Two?"]
     assert [header.exchanges for header in kept.conversations.all(user="ada", limit=1)] == [2]
-    assert kept.conversations.latest(user="ada").question == "And one?"
+    assert kept.conversations.exchange("last", user="ada").question == "And one?"
     assert second.created_at < kept.conversations.header(first.conversation_id, user="ada").updated_at
 
 
@@ -79,7 +79,7 @@ def test_what_is_another_users_is_as_if_it_were_not_there(kept: Kept) -> None:
         lambda: kept.conversations.exchange(exchange.id, user="bob"),
         lambda: kept.conversations.history(exchange.conversation_id, user="bob"),
         lambda: kept.conversations.delete(exchange.conversation_id, user="bob"),
-        lambda: kept.conversations.latest(user="bob"),
+        lambda: kept.conversations.exchange("last", user="bob"),
     ):
         with pytest.raises(NotFound):
             look()

@@ -21,6 +21,8 @@ from llm_twin.core.records import Answer, Exchange, Filter, Message, from_json, 
 from llm_twin.inference.chat import Conversation
 
 HEADERS = "conversations"
+LAST = "last"
+"""Stands for the exchange that was kept last, so that nobody in a terminal types an id."""
 MOST_EXCHANGES = 100
 """Exchanges of one conversation. What a model is told of it is far less, so a longer one only hides the rest."""
 LONGEST_TITLE = 80
@@ -131,15 +133,16 @@ class Conversations:
         return self._said(conversation_id)
 
     def exchange(self, exchange_id: str, *, user: str | None) -> Exchange:
-        """One exchange by its id. Raises `NotFound`."""
+        """One exchange by its id, or the latest one by the word `last`. Raises `NotFound`."""
+        if exchange_id == LAST:
+            return self._latest(user)
         data = self._store.record(_exchanges(exchange_id.rpartition("-")[0]), exchange_id)
         exchange = None if data is None else from_json(Exchange, data)
         if exchange is None or user not in (None, exchange.user):
             raise NotFound(f"there is no exchange {exchange_id!r}; an answer shows its id, `last` is the latest one")
         return exchange
 
-    def latest(self, *, user: str | None) -> Exchange:
-        """The exchange that was kept last. Raises `NotFound` where nothing is kept."""
+    def _latest(self, user: str | None) -> Exchange:
         for header in self.all(user=user):
             for _, data in self._store.records(_exchanges(header.id), limit=1):
                 return from_json(Exchange, data)

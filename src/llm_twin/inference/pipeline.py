@@ -171,7 +171,12 @@ def _answer(
         else:
             answered = yield from _written(alone, passages, history, parts, clock)
         root.set(answer=answered.mode)
-        answered = replace(answered, notes=(*told, *answered.notes), trace_id=root.trace_id)
+        answered = replace(
+            answered,
+            notes=(*told, *answered.notes),
+            read_as=alone if read_as else None,
+            trace_id=root.trace_id,
+        )
     yield Done(replace(answered, timings_ms=clock.timings_ms))
 
 
