@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from rensa import RMinHash  # type: ignore[import-untyped]
 
 from llm_twin.core.records import Document, DocumentFeatures
+from llm_twin.core.text import UNSPACED
 
 PERMUTATIONS = 128
 SHINGLE = 3
@@ -47,8 +48,7 @@ _FRONT_MATTER = re.compile(r"\A(?:---\n(?s:.*?)\n---|\+\+\+\n(?s:.*?)\n\+\+\+)[ 
 _LINK = re.compile(r"!?\[([^\[\]]*)\](?:\([^()\s]*(?:\s+\"[^\"]*\")?\)|\[[^\[\]]*\])")
 _DEFINITION = re.compile(r"^[ \t]*\[[^\[\]]+\]:[ \t]+\S+.*$", re.MULTILINE)
 _TAG_OR_ADDRESS = re.compile(r"</?[A-Za-z][^<>]*>|\b(?:https?://|www\.)\S+")
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+")
+_WORD = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w)+")
 
 Signatures = NDArray[np.uint32]
 

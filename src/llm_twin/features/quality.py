@@ -28,6 +28,7 @@ from collections.abc import Iterable, Iterator
 
 from llm_twin.core.pipeline import Dropped, Step
 from llm_twin.core.records import Document
+from llm_twin.core.text import UNSPACED
 
 VERSION = 1
 """Raised when a document would be judged otherwise."""
@@ -43,8 +44,7 @@ _LONGEST_PLACEHOLDER = 60  # words; a text that is longer writes about error pag
 _FENCED = re.compile(r"^[ \t]*(`{3,}|~{3,}).*?(?:^[ \t]*\1|\Z)", re.DOTALL | re.MULTILINE)
 _MARKUP = re.compile(r"[\s#>*_\-=|`~\[\]()!]+")
 _LETTER_RUN = re.compile(r"[^\W\d_]+")
-# Scripts written without spaces: every character stands for a word, or nearly.
-_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 _LOREM = re.compile(r"lorem ipsum dolor sit amet\b", re.IGNORECASE)
 _MISSING = (
     r"(?:(?:could|can)(?:not| ?n[o’']t) be found|does(?: not|n[’']t) exist|"
