@@ -32,6 +32,7 @@ from llm_twin.core.records import (
     Document,
     DocumentHeader,
     Done,
+    Exchange,
     Filter,
     Hit,
     IndexInfo,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from llm_twin.core import ports
     from llm_twin.core.records import Event
     from llm_twin.inference.conversations import Conversations
+    from llm_twin.ops.feedback import FeedbackLog
     from llm_twin.ops.keys import ApiKeys
 
 OUTCOMES = ("added", "updated", "unchanged", "removed", "skipped", "failed")
@@ -563,6 +565,24 @@ class Twin:
         from llm_twin.inference import conversations
 
         return conversations.Conversations(self.warehouse, known=self._known_documents, generation=self._generation)
+
+    @cached_property
+    def feedback(self) -> FeedbackLog:
+        """What readers think of the answers, and what the author would have said."""
+        from llm_twin.ops import feedback
+
+        origin = feedback.Origin(
+            exchange=lambda exchange_id, user: self.conversations.exchange(exchange_id, user=user),
+            history=self.conversations.history_before,
+            known=self._known_documents,
+            prompt=self._messages_for,
+        )
+        return feedback.FeedbackLog(self.warehouse, origin)
+
+    def _messages_for(self, exchange: Exchange, history: Sequence[Message]) -> list[Message]:
+        from llm_twin.inference import pipeline as inference
+
+        return inference.messages_for(exchange, history, parts=self._inference())
 
     def _known_documents(self, document_ids: Collection[str]) -> list[str]:
         return [document.id for document in self.warehouse.documents(document_ids)]

@@ -26,6 +26,7 @@ COMMANDS = {
     "config": "llm_twin.cli.workspace:config",
     "forget": "llm_twin.cli.sync:forget",
     "serve": "llm_twin.cli.serve:serve",
+    "feedback": "llm_twin.cli.feedback:feedback",
     "keys": "llm_twin.cli.keys:keys",
     "runs": "llm_twin.cli.traces:runs",
     "traces": "llm_twin.cli.traces:traces",

@@ -6,14 +6,14 @@ import re
 import sys
 from collections.abc import Iterable
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from llm_twin.cli.opening import filter_options, json_option, opened, print_json
 
 if TYPE_CHECKING:
-    from llm_twin.core.records import Answer, Event, Filter
+    from llm_twin.core.records import Answer, Done, Event, Filter
     from llm_twin.twin import Twin
 
 
@@ -62,9 +62,9 @@ def ask(ctx: click.Context, /, question: str, as_json: bool, **filters: Any) -> 
     twin = opened(ctx)
     where = _where(twin, filters)
     if as_json:
-        print_json(twin.ask(question, where=where))
+        print_json(_done(twin.chat().ask(question, where=where)).as_json())
         return
-    _print_events(twin.ask_events(question, where=where), twin)
+    _print_events(twin.chat().ask(question, where=where), twin)
 
 
 @click.command()
@@ -82,9 +82,9 @@ def write(ctx: click.Context, topic: str, kind: str, words: int, as_json: bool) 
     """
     twin = opened(ctx)
     if as_json:
-        print_json(twin.write(topic, kind=kind, words=words))
+        print_json(_done(twin.chat().write(topic, kind=kind, words=words)).as_json())
         return
-    _print_events(twin.write_events(topic, kind=kind, words=words), twin)
+    _print_events(twin.chat().write(topic, kind=kind, words=words), twin)
 
 
 @click.command()
@@ -125,6 +125,12 @@ def _read_question() -> str:
     if sys.stdin.isatty():
         click.echo("you> ", nl=False, err=True)
     return sys.stdin.readline().strip()
+
+
+def _done(events: Iterable[Event]) -> Done:
+    """The last event, with the whole answer."""
+    *_, last = events
+    return cast("Done", last)
 
 
 def _print_events(events: Iterable[Event], twin: Twin) -> None:

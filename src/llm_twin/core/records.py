@@ -445,6 +445,36 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplyRequest:
+    """What a model in this process is asked to write. `max_tokens` None means as many as the context has room for.
+
+    Temperature 0 takes the likeliest token each time; a `seed` makes sampling repeatable; `stop` are texts that end a
+    reply and are no part of it; with `schema` the reply is JSON of that JSON Schema.
+    """
+
+    messages: tuple[Message, ...]
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    schema: Mapping[str, Any] | None = None
+
+
+ModelFormat = Literal["gguf", "huggingface", "openvino"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A language model on this machine: `path` is a GGUF file, or a folder as Hugging Face or OpenVINO lay it out."""
+
+    name: str
+    path: str
+    format: ModelFormat
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What comes back for a question or a topic.
 
@@ -555,6 +585,15 @@ class Done:
 
     answer: Answer
     exchange: Exchange | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The documented shape of `twin ask --json`."""
+        kept = self.exchange
+        return {
+            **to_json(self.answer),
+            "exchange_id": kept.id if kept else None,
+            "conversation_id": kept.conversation_id if kept else None,
+        }
 
 
 Event = Understood | Passages | TextDelta | Withdrawn | Done

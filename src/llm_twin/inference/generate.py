@@ -23,6 +23,8 @@ NO_MODEL = (
 )
 """What `ModelMissing` says where a draft is asked for and no model is configured."""
 
+PROMPT_TOKENS = 6000
+"""Tokens a prompt may have by default, as `estimate_tokens` counts them."""
 VOICE_OPENERS = 5
 VOICE_PHRASES = 8
 
@@ -51,7 +53,7 @@ def generate(
     examples: Sequence[str] = (),
     history: Sequence[Message] = (),
     max_tokens: int = 800,
-    prompt_tokens: int = 6000,
+    prompt_tokens: int = PROMPT_TOKENS,
     temperature: float = 0.3,
 ) -> Generator[str, None, Draft]:
     """Answer `question` from `passages`; yields the text as it comes and returns the `Draft`.
@@ -60,7 +62,9 @@ def generate(
     examples, then the last passages. Closing the generator cancels the model.
     Raises `ModelError` when the model fails, says nothing, or when not even one passage fits.
     """
-    messages, notes = _fit(question, passages, author, voice_notes(voice), examples, history, prompt_tokens)
+    messages, notes = messages_for(
+        question, passages, author=author, voice=voice, examples=examples, history=history, prompt_tokens=prompt_tokens
+    )
     reply = yield from stream(model, messages, author=author, max_tokens=max_tokens, temperature=temperature)
     return Draft(reply.text, reply.usage, model.name, version(ANSWER), (*notes, *reply.notes))
 
@@ -150,20 +154,22 @@ def estimate_tokens(text: str) -> int:
     return -(-len(text.encode()) // 3)
 
 
-def _fit(
+def messages_for(
     question: str,
     passages: Sequence[Passage],
+    *,
     author: str,
-    voice: str,
-    examples: Sequence[str],
-    history: Sequence[Message],
-    prompt_tokens: int,
+    voice: VoiceProfile | None = None,
+    examples: Sequence[str] = (),
+    history: Sequence[Message] = (),
+    prompt_tokens: int = PROMPT_TOKENS,
 ) -> tuple[list[Message], list[str]]:
-    """The messages within the budget, and notes on what did not fit."""
+    """The messages that ask for an answer, within the budget, and notes on what did not fit; see `generate`."""
+    described = voice_notes(voice)
     turns = [Message(turn.role, uncited(turn.content)) for turn in history]
     examples, shown = list(examples), list(passages)
     while True:
-        messages = render_answer(question, shown, author=author, voice=voice, examples=examples, history=turns)
+        messages = render_answer(question, shown, author=author, voice=described, examples=examples, history=turns)
         needed = sum(estimate_tokens(message.content) for message in messages)
         if needed <= prompt_tokens:
             break

@@ -28,6 +28,7 @@ from llm_twin.core.records import (
     Author,
     Done,
     Event,
+    Exchange,
     Filter,
     Hit,
     Message,
@@ -55,7 +56,7 @@ from llm_twin.inference.understand import (
     understand,
 )
 
-__all__ = ["Conversation", "Parts", "answer", "answer_of", "search", "typed_filter", "write"]
+__all__ = ["Conversation", "Parts", "answer", "answer_of", "messages_for", "search", "typed_filter", "write"]
 
 # Paragraphs that show the model the author's tone, and the fewest words that show any.
 EXAMPLES = 2
@@ -135,6 +136,26 @@ def write(topic: str, *, kind: str, words: int, parts: Parts) -> Iterator[Event]
     if parts.model is None:
         raise ModelMissing(NO_MODEL)
     return _in_own_context(_write(topic, kind, words, parts.model, parts))
+
+
+def messages_for(exchange: Exchange, history: Sequence[Message], *, parts: Parts) -> list[Message]:
+    """The messages that ask a model for the answer of an exchange: the code that answers makes them, with its passages.
+
+    Training on feedback therefore sees what answering sees. Raises `ModelError` when not even one passage fits.
+    """
+    from llm_twin.inference.generate import messages_for as compose
+
+    passages = exchange.answer.passages
+    author = passages[0].document.author
+    messages, _ = compose(
+        exchange.answer.read_as or exchange.question,
+        passages,
+        author=author,
+        voice=parts.store.profiles().get(author),
+        examples=_examples(passages),
+        history=history,
+    )
+    return messages
 
 
 def answer_of(events: Iterator[Event]) -> Answer:

@@ -74,7 +74,7 @@ async def _reply(request: Request, begin: Callable[[], Iterator[Event]], stream:
     events = request.app.state.desk.events(begin)
     if stream:
         return EventStream(told(events))
-    return JSONResponse(_reply_json(await unless_left(request, whole(events))))
+    return JSONResponse((await unless_left(request, whole(events))).as_json())
 
 
 def _chat(request: Request, conversation_id: str | None, *, keep: bool) -> Chat:
@@ -107,7 +107,7 @@ async def told(events: AsyncIterator[Event]) -> AsyncIterator[tuple[str, Any]]:
                 cited.clear()
                 yield "withdrawn", {"reason": event.reason}
             elif isinstance(event, Done):
-                answer = _reply_json(event)
+                answer = event.as_json()
                 yield "verified", {key: answer.get(key) for key in ("citations", "unsupported", "notes", "guarded")}
                 yield "usage", {key: answer[key] for key in ("usage", "timings_ms", "model")}
                 yield "done", answer
@@ -127,13 +127,4 @@ def _source(passage: Passage) -> dict[str, Any]:
         "title": document.title,
         "url": document.url,
         "published_at": to_json(document.published_at),
-    }
-
-
-def _reply_json(done: Done) -> dict[str, Any]:
-    kept = done.exchange
-    return {
-        **to_json(done.answer),
-        "exchange_id": kept.id if kept else None,
-        "conversation_id": kept.conversation_id if kept else None,
     }
