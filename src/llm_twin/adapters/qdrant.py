@@ -8,15 +8,15 @@ from __future__ import annotations
 import os
 import re
 import socket
-import uuid
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeVar, cast
 
 from llm_twin.core.errors import IndexMismatch, MissingExtra, StoreError
+from llm_twin.core.index import REBUILD, allowed_values, check_dim, check_same_encoders, entry_uuid, is_running
 from llm_twin.core.records import (
     Filter,
     Hit,
@@ -34,8 +34,6 @@ try:
     from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 except ImportError as error:
     raise MissingExtra("a Qdrant server as index", "qdrant", "qdrant-client") from error
-
-REBUILD = "run: twin sync --rebuild"
 
 _T = TypeVar("_T")
 
@@ -68,7 +66,9 @@ class QdrantIndex:
         client: QdrantClient | None = None,
         exact: bool = False,
     ) -> None:
-        self._server = _Server(url, client or QdrantClient(url=url, api_key=api_key, check_compatibility=False))
+        self._keeps_client = client is not None
+        self._client = client or QdrantClient(url=url, api_key=api_key, check_compatibility=False)
+        self._server = _Server(url, self._client)
         self._alias = collection
         self._method: Literal["exact", "hnsw"] = "exact" if exact else "hnsw"
 
@@ -81,30 +81,42 @@ class QdrantIndex:
 
         Raises `IndexMismatch` when the query's vector has another dimension than the index.
         """
-        searches: dict[str, models.QueryRequest] = {}
-        where = _server_filter(query.where)
+        encoded: dict[str, Any] = {}
         if query.vector is not None:
-            searches["dense"] = self._request(query.vector.tolist(), "dense", where, k)
+            encoded["dense"] = query.vector.tolist()
         if query.sparse is not None:
-            searches["bm25"] = self._request(_server_sparse(query.sparse), "bm25", where, k)
-        nothing: dict[str, list[Hit]] = {method: [] for method in searches}
-        # A question of stop words alone has no terms to look for.
-        asked = {m: search for m, search in searches.items() if m == "dense" or (query.sparse and query.sparse.indices)}
-        if not asked or k < 1:
+            encoded["bm25"] = _server_sparse(query.sparse)
+        nothing: dict[str, list[Hit]] = {method: [] for method in encoded}
+        if query.sparse is not None and not query.sparse.indices:  # a question of stop words alone has no terms
+            del encoded["bm25"]
+        if not encoded or k < 1:
             return nothing
         try:
-            found = self._server.query(self._alias, list(asked.values()))
-        except StoreError:
             # One call is enough as long as all is well; what is wrong is looked up afterwards.
-            info = self.info()
-            if info is None:
-                return nothing
-            if query.vector is not None:
-                _check_dim(len(query.vector), info, "the question's vector")
-            raise
-        return nothing | {
-            method: [_hit(point, method) for point in self._best(response.points, asked[method], k)]
-            for method, response in zip(asked, found, strict=True)
+            return nothing | self._best(self._alias, encoded, query.where, k)
+        except StoreError:
+            return nothing | self._read(lambda live: self._search(live, query, encoded, k), nothing)
+
+    def _search(self, live: str, query: Query, encoded: Mapping[str, Any], k: int) -> dict[str, list[Hit]]:
+        if query.vector is not None:
+            check_dim(len(query.vector), self._info_of(live), "the question's vector")
+        return self._best(live, encoded, query.where, k)
+
+    def _best(self, collection: str, encoded: Mapping[str, Any], where: Filter, k: int) -> dict[str, list[Hit]]:
+        """The best `k` per method, equal scores by id; all out of one answer, thus out of one generation.
+
+        The server cuts between equal scores anywhere, so look past such a cut.
+        """
+        limit, passing = k + 1, _server_filter(where)
+        while True:
+            requests = [self._request(asked, method, passing, limit) for method, asked in encoded.items()]
+            found = [response.points for response in self._server.query(collection, requests)]
+            if not any(len(points) == limit and points[k - 1].score == points[-1].score for points in found):
+                break
+            limit *= 4
+        return {
+            method: [_hit(point, method) for point in sorted(points, key=lambda each: (-each.score, str(each.id)))[:k]]
+            for method, points in zip(encoded, found, strict=True)
         }
 
     def digests(self) -> dict[str, str]:
@@ -114,6 +126,11 @@ class QdrantIndex:
     def count(self, where: Filter | None = None) -> int:
         """How many chunks of the live generation pass the filter."""
         return self._read(lambda live: self._server.count(live, where), 0)
+
+    def close(self) -> None:
+        """Close the connection, unless a `client` was handed in; using the index afterwards is a mistake."""
+        if not self._keeps_client:
+            self._client.close()
 
     @contextmanager
     def draft(self, *, embedder: str, sparse: str, dim: int, copy: bool) -> Iterator[_Draft]:
@@ -128,7 +145,7 @@ class QdrantIndex:
             f"{started_at:%Y%m%dT%H%M%S.%f}", embedder, sparse, dim, 0, "", started_at, search=self._method
         )
         if copy and base is not None:
-            _check_same_encoders(self._info_of(base), about)
+            check_same_encoders(self._info_of(base), about)
         draft = _Draft(self._server, self._alias, about, base)
         try:
             draft.create(copied_from=base if copy else None)
@@ -147,8 +164,8 @@ class QdrantIndex:
                 return nothing
             try:
                 return use(live)
-            except StoreError:
-                if self._server.collection_behind(self._alias) == live:
+            except StoreError as error:
+                if isinstance(error, IndexMismatch) or self._server.collection_behind(self._alias) == live:
                     raise
 
     def _digests_of(self, collection: str) -> dict[str, str]:
@@ -159,20 +176,11 @@ class QdrantIndex:
         info = _info_from(self._server.metadata(collection), collection)
         return replace(info, search=self._method)
 
-    def _request(self, query: Any, using: str, where: models.Filter | None, k: int) -> models.QueryRequest:
+    def _request(self, query: Any, using: str, where: models.Filter | None, limit: int) -> models.QueryRequest:
         params = models.SearchParams(exact=self._method == "exact")
         return models.QueryRequest(
-            query=query, using=using, filter=where, params=params, limit=k + 1, with_payload=["chunk", "document"]
+            query=query, using=using, filter=where, params=params, limit=limit, with_payload=["chunk", "document"]
         )
-
-    def _best(self, points: list[models.ScoredPoint], request: models.QueryRequest, k: int) -> list[models.ScoredPoint]:
-        """The best `k`, equal scores by id. The server cuts between equal scores anywhere, so look past such a cut."""
-        limit = k + 1
-        while len(points) == limit and points[k - 1].score == points[-1].score:
-            limit *= 4
-            wider = request.model_copy(update={"limit": limit})
-            points = self._server.query(self._alias, [wider])[0].points
-        return sorted(points, key=lambda point: (-point.score, str(point.id)))[:k]
 
     def _generations(self) -> list[str]:
         named = re.compile(re.escape(self._alias) + r"-\d{8}T\d{6}\.\d{6}")
@@ -232,14 +240,14 @@ class _Draft:
     def upsert(self, entries: Sequence[IndexEntry]) -> None:
         """Insert or replace entries by chunk id. Raises `IndexMismatch` for a vector of another dimension."""
         for entry in entries:
-            _check_dim(len(entry.vector), self._about, f"the vector of chunk {entry.chunk.id}")
+            check_dim(len(entry.vector), self._about, f"the vector of chunk {entry.chunk.id}")
         for start in range(0, len(entries), _BATCH):
             self._put([_point(entry) for entry in entries[start : start + _BATCH]])
 
     def delete(self, chunk_ids: Collection[str]) -> None:
         """Remove entries; ids that are not there do not matter."""
         if chunk_ids:
-            points = models.PointIdsList(points=[_point_id(chunk_id) for chunk_id in chunk_ids])
+            points = models.PointIdsList(points=[str(entry_uuid(chunk_id)) for chunk_id in chunk_ids])
             self._server.call(lambda client: client.delete(self.collection, points, wait=True))
 
     def publish(self, *, digest: str) -> IndexInfo:
@@ -354,17 +362,10 @@ class _Server:
 
 def _point(entry: IndexEntry) -> models.PointStruct:
     return models.PointStruct(
-        id=_point_id(entry.chunk.id),
+        id=str(entry_uuid(entry.chunk.id)),
         vector={"dense": entry.vector.tolist(), "bm25": _server_sparse(entry.sparse)},
         payload={"chunk": to_json(entry.chunk), "document": to_json(entry.document), "digest": entry.digest},
     )
-
-
-def _point_id(chunk_id: str) -> str:
-    """A chunk id is 128 bits in hex, which is a UUID in the same order; any other string is hashed to one."""
-    with suppress(ValueError):
-        return str(uuid.UUID(hex=chunk_id))
-    return str(uuid.uuid5(uuid.NAMESPACE_OID, chunk_id))
 
 
 def _server_sparse(vector: SparseVector) -> models.SparseVector:
@@ -372,17 +373,9 @@ def _server_sparse(vector: SparseVector) -> models.SparseVector:
 
 
 def _server_filter(where: Filter) -> models.Filter | None:
-    allowed = {
-        "document.author": where.authors,
-        "document.source": where.sources,
-        "document.kind": where.kinds,
-        "document.language": where.languages,
-        "document.id": where.document_ids,
-    }
     must: list[models.Condition] = [
-        models.FieldCondition(key=field, match=models.MatchAny(any=list(values)))
-        for field, values in allowed.items()
-        if values
+        models.FieldCondition(key=field, match=models.MatchAny(any=values))
+        for field, values in allowed_values(where).items()
     ]
     if where.since is not None or where.until is not None:
         dates = models.DatetimeRange(gte=where.since, lt=where.until)
@@ -418,37 +411,10 @@ def _info_from(metadata: Mapping[str, Any], collection: str) -> IndexInfo:
         ) from error
 
 
-# --- checks ---------------------------------------------------------------------------------------------------------
-
-
-def _check_dim(dim: int, info: IndexInfo, what: str) -> None:
-    if dim != info.dim:
-        raise IndexMismatch(
-            f"{what} has {dim} dimensions, the index has {info.dim} (embedder {info.embedder}); "
-            f"choose that embedder again, or {REBUILD}"
-        )
-
-
-def _check_same_encoders(live: IndexInfo, wanted: IndexInfo) -> None:
-    for what in ("embedder", "sparse", "dim"):
-        if getattr(live, what) != getattr(wanted, what):
-            raise IndexMismatch(
-                f"the index was built with {what} {getattr(live, what)!r}, "
-                f"not {getattr(wanted, what)!r}, so it cannot be extended; {REBUILD}"
-            )
+# --- drafts that were left --------------------------------------------------------------------------------------------
 
 
 def _abandoned(writer: Mapping[str, Any]) -> bool:
     if writer["host"] == socket.gethostname():
-        return not _alive(int(writer["pid"]))
+        return not is_running(int(writer["pid"]))
     return datetime.now(UTC) - datetime.fromisoformat(writer["since"]) > _ABANDONED_AFTER
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -14,7 +14,6 @@ import re
 import secrets
 import shutil
 import threading
-import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ import numpy as np
 import qdrant_edge as qe
 
 from llm_twin.core.errors import IndexMismatch, StoreError
+from llm_twin.core.index import REBUILD, allowed_values, check_dim, check_same_encoders, entry_uuid, is_running
 from llm_twin.core.records import (
     Filter,
     Hit,
@@ -37,8 +37,6 @@ from llm_twin.core.records import (
     header_from_json,
     to_json,
 )
-
-REBUILD = "run: twin sync --rebuild"
 
 _LAYOUT = 1  # raised when a generation of an older version cannot be read any more
 _GENERATION = re.compile(r"\d{8}T\d{6}\.\d{6}")
@@ -128,7 +126,7 @@ class QdrantEdgeIndex:
     def _copy_live(self, folder: Path, about: IndexInfo) -> tuple[qe.EdgeShard, dict[str, str]]:
         live = self._path / str(self._pointer())
         info = _Manifest.read(live).info
-        _check_same_encoders(info, about)
+        check_same_encoders(info, about)
         # A reader that opens the generation rewrites two small files of it, through such temporary folders.
         passing = shutil.ignore_patterns(".atomicwrite*")
         with _writing(self._path):
@@ -207,7 +205,7 @@ class _Generation:
         info = self.manifest.info
         searches: dict[str, qe.Query] = {}
         if query.vector is not None:
-            _check_dim(len(query.vector), info, "the question's vector")
+            check_dim(len(query.vector), info, "the question's vector")
             searches["dense"] = qe.Query.Nearest(query.vector.tolist(), using="dense")
         if query.sparse is not None and query.sparse.indices:
             searches["bm25"] = qe.Query.Nearest(_engine_sparse(query.sparse), using="bm25")
@@ -274,7 +272,7 @@ class _Draft:
         """Insert or replace entries by chunk id. Raises `IndexMismatch` for a vector of another dimension."""
         shard = self._writable
         for entry in entries:
-            _check_dim(len(entry.vector), self._about, f"the vector of chunk {entry.chunk.id}")
+            check_dim(len(entry.vector), self._about, f"the vector of chunk {entry.chunk.id}")
         for start in range(0, len(entries), _BATCH):
             batch = entries[start : start + _BATCH]
             with _engine():
@@ -286,7 +284,7 @@ class _Draft:
         shard = self._writable
         there = [chunk_id for chunk_id in chunk_ids if chunk_id in self._digests]
         with _engine():
-            shard.update(qe.UpdateOperation.delete_points([_point_id(chunk_id) for chunk_id in there]))
+            shard.update(qe.UpdateOperation.delete_points([entry_uuid(chunk_id) for chunk_id in there]))
         for chunk_id in there:
             del self._digests[chunk_id]
 
@@ -388,17 +386,10 @@ def _open_shard(path: Path, count: int, config: qe.EdgeConfig | None = None) -> 
 
 def _point(entry: IndexEntry) -> qe.Point:
     return qe.Point(
-        id=_point_id(entry.chunk.id),
+        id=entry_uuid(entry.chunk.id),
         vector={"dense": entry.vector.tolist(), "bm25": _engine_sparse(entry.sparse)},
         payload={"chunk": to_json(entry.chunk), "document": to_json(entry.document)},
     )
-
-
-def _point_id(chunk_id: str) -> uuid.UUID:
-    """A chunk id is 128 bits in hex, which is a UUID in the same order; any other string is hashed to one."""
-    with suppress(ValueError):
-        return uuid.UUID(hex=chunk_id)
-    return uuid.uuid5(uuid.NAMESPACE_OID, chunk_id)
 
 
 def _engine_sparse(vector: SparseVector) -> qe.SparseVector:
@@ -406,15 +397,8 @@ def _engine_sparse(vector: SparseVector) -> qe.SparseVector:
 
 
 def _engine_filter(where: Filter) -> qe.Filter | None:
-    allowed = {
-        "document.author": where.authors,
-        "document.source": where.sources,
-        "document.kind": where.kinds,
-        "document.language": where.languages,
-        "document.id": where.document_ids,
-    }
     must: list[Any] = [
-        qe.FieldCondition(key=field, match=qe.MatchAny(list(values))) for field, values in allowed.items() if values
+        qe.FieldCondition(key=field, match=qe.MatchAny(values)) for field, values in allowed_values(where).items()
     ]
     if where.since is not None or where.until is not None:
         dates = qe.RangeDateTime(gte=_utc(where.since), lt=_utc(where.until))
@@ -476,7 +460,7 @@ def _build_graph(path: Path, dim: int, chunk_ids: Sequence[str]) -> int | None:
 def _questions_near(shard: qe.EdgeShard, chunk_ids: Sequence[str]) -> list[list[float]]:
     """Vectors about as far from a stored one as a question is from its passage: a stored one would find itself."""
     sample = random.Random(0).sample(chunk_ids, min(len(chunk_ids), _SAMPLE))  # noqa: S311 – not a secret
-    records = shard.retrieve([_point_id(chunk_id) for chunk_id in sample], with_payload=False, with_vector=["dense"])
+    records = shard.retrieve([entry_uuid(chunk_id) for chunk_id in sample], with_payload=False, with_vector=["dense"])
     stored = np.array([record.vector["dense"] for record in records if isinstance(record.vector, dict)])
     noise = np.random.default_rng(0).normal(size=stored.shape) / np.sqrt(stored.shape[1])
     questions: list[list[float]] = (stored + noise).tolist()
@@ -493,24 +477,7 @@ def _neighbours(shard: qe.EdgeShard, questions: list[list[float]], params: qe.Se
     ]
 
 
-# --- checks and files -----------------------------------------------------------------------------------------------
-
-
-def _check_dim(dim: int, info: IndexInfo, what: str) -> None:
-    if dim != info.dim:
-        raise IndexMismatch(
-            f"{what} has {dim} dimensions, the index has {info.dim} (embedder {info.embedder}); "
-            f"choose that embedder again, or {REBUILD}"
-        )
-
-
-def _check_same_encoders(live: IndexInfo, wanted: IndexInfo) -> None:
-    for what in ("embedder", "sparse", "dim"):
-        if getattr(live, what) != getattr(wanted, what):
-            raise IndexMismatch(
-                f"the index was built with {what} {getattr(live, what)!r}, "
-                f"not {getattr(wanted, what)!r}, so it cannot be extended; {REBUILD}"
-            )
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 def _broken(path: Path, what: str) -> StoreError:
@@ -593,7 +560,7 @@ def _clear_generations(root: Path, *, live: str) -> None:
 def _clear_drafts_of_dead_processes(root: Path) -> None:
     for path in root.iterdir():
         match = _DRAFT.match(path.name)
-        if path.name.startswith(_GONE) or (match and not _alive(int(match[1]))):
+        if path.name.startswith(_GONE) or (match and not is_running(int(match[1]))):
             _remove(path)
 
 
@@ -605,13 +572,3 @@ def _remove(path: Path) -> None:
     with suppress(OSError):
         path = path.rename(path.with_name(f"{_GONE}{secrets.token_hex(4)}"))
     shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
