@@ -13,99 +13,37 @@ import threading
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llm_twin.core import browsing
-from llm_twin.core.errors import MissingExtra, SourceError
-from llm_twin.core.records import Rendered
 
 if TYPE_CHECKING:
     from playwright.async_api import BrowserContext, Page, Playwright, Request
 
-START_S = 60.0
-"""Seconds within which Chromium must have started."""
-CLOSE_S = 10.0
-"""Seconds a page or the browser may take to close."""
-
 T = TypeVar("T")
 
 
-class PlaywrightBrowser:
-    """A `Browser` on Playwright.
+class PlaywrightBrowser(browsing.ChromiumBrowser):
+    """A `Browser` on Playwright."""
 
-    `proxy` is the only way to the network it gets. `profile` is the folder of a Chromium profile, whose cookies are
-    then sent; without one every start is a stranger's. Raises `MissingExtra` without the package, `ConfigError` without
-    Chromium.
-    """
+    package = "playwright"
+    extra = "browser"
+    _thread: _LoopThread | None = None
+    _playwright: Playwright | None = None
+    _context: BrowserContext | None = None
 
-    def __init__(
-        self,
-        *,
-        proxy: str,
-        executable: str = "",
-        profile: Path | None = None,
-        timeout_s: float = 60.0,
-        max_bytes: int = 20_000_000,
-    ) -> None:
-        try:
-            import playwright.async_api  # noqa: F401
-        except ImportError as error:
-            raise MissingExtra("the browser engine playwright", "browser", "playwright") from error
-        self._executable = browsing.find_chromium(executable)
-        self._proxy, self._profile = proxy, profile
-        self._timeout_s, self._max_bytes = timeout_s, max_bytes
-        self._lock = threading.Lock()
-        self._thread: _LoopThread | None = None
-        self._playwright: Playwright | None = None
-        self._context: BrowserContext | None = None
+    def _errors(self) -> tuple[type[Exception], ...]:
+        return _errors()
 
-    def render(
-        self, url: str, *, scroll: bool = False, wait_for: str | None = None, timeout_s: float | None = None
-    ) -> Rendered:
-        """The page after its scripts ran; see `Browser.render`."""
-        with self._lock:
-            tab = self._tab()
-            try:
-                return browsing.render(
-                    tab,
-                    url,
-                    scroll=scroll,
-                    wait_for=wait_for,
-                    timeout_s=timeout_s or self._timeout_s,
-                    max_bytes=self._max_bytes,
-                )
-            finally:
-                if not tab.close():
-                    self._end()
+    def _is_running(self) -> bool:
+        return self._context is not None
 
-    def close(self) -> None:
-        """End the browser; see `Browser.close`."""
-        with self._lock:
-            self._end()
+    def _start(self) -> None:
+        self._end()  # what a start that was broken off left behind
+        self._thread = _LoopThread()
+        self._playwright, self._context = self._thread.call(self._started(), browsing.START_S)
 
-    def _tab(self) -> _Tab:
-        """A new tab, of a new browser where there is none or it died."""
-        for _ in range(2):
-            context, thread = self._started()
-            try:
-                return thread.call(_new_tab(context, thread), START_S)
-            except (_errors(), TimeoutError):
-                self._end()
-        raise SourceError(f"{self._executable} starts and opens no page; try it by hand, or name another executable")
-
-    def _started(self) -> tuple[BrowserContext, _LoopThread]:
-        if self._context is None or self._thread is None:
-            self._end()
-            self._thread = _LoopThread()
-            try:
-                self._playwright, self._context = self._thread.call(self._start(), START_S)
-            except (_errors(), TimeoutError) as error:
-                self._end()
-                raise browsing.not_started(self._executable, str(error), self._profile) from error
-        return self._context, self._thread
-
-    async def _start(self) -> tuple[Playwright, BrowserContext]:
+    async def _started(self) -> tuple[Playwright, BrowserContext]:
         from playwright.async_api import async_playwright
 
         playwright = await async_playwright().start()
@@ -117,25 +55,29 @@ class PlaywrightBrowser:
                 ignore_default_args=["--disable-popup-blocking"],
                 chromium_sandbox=not browsing.is_root(),
                 accept_downloads=False,
-                timeout=START_S * 1000,
+                timeout=browsing.START_S * 1000,
             )
         except BaseException:
             await playwright.stop()
             raise
         return playwright, context
 
-    def _end(self) -> None:
-        """Close what is open; ending Playwright kills a browser that does not close."""
+    def _new_tab(self) -> _Tab:
+        assert self._thread is not None  # noqa: S101 - it was started
+        assert self._context is not None  # noqa: S101
+        return self._thread.call(_new_tab(self._context, self._thread), browsing.START_S)
+
+    def _end(self, *, hung: bool = False) -> None:  # noqa: ARG002 - ending Playwright kills what does not close
         context, playwright, thread = self._context, self._playwright, self._thread
         self._context = self._playwright = self._thread = None
         if thread is None:
             return
-        with suppress(_errors(), TimeoutError):
+        with suppress(*_errors()):
             if context is not None:
-                thread.call(context.close(), CLOSE_S)
-        with suppress(_errors(), TimeoutError):
+                thread.call(context.close(), browsing.CLOSE_S)
+        with suppress(*_errors()):
             if playwright is not None:
-                thread.call(playwright.stop(), CLOSE_S)
+                thread.call(playwright.stop(), browsing.CLOSE_S)
         thread.end()
 
 
@@ -148,7 +90,7 @@ async def _new_tab(context: BrowserContext, thread: _LoopThread) -> _Tab:
 
 
 class _Tab:
-    """A page as `browsing.render` needs it; made on the loop's own thread, used from others."""
+    """A `Tab`; made on the loop's own thread, used from others."""
 
     def __init__(self, page: Page, thread: _LoopThread) -> None:
         self._page, self._thread = page, thread
@@ -161,7 +103,7 @@ class _Tab:
         going = self._page.goto(url, wait_until="domcontentloaded", timeout=timeout_s * 1000)
         try:
             self._thread.call(going, timeout_s)
-        except (_errors(), TimeoutError) as error:
+        except _errors() as error:
             raise browsing.not_opened(url, str(error), timeout_s, late=_is_late(error)) from error
 
     def run(self, function: str, *arguments: Any, timeout_s: float) -> Any:
@@ -170,7 +112,7 @@ class _Tab:
             running = self._page.evaluate(function, *arguments)
             try:
                 return self._thread.call(running, max(0.1, until - time.monotonic()))
-            except (_errors(), TimeoutError) as error:
+            except _errors() as error:
                 # A page that moves on by itself takes what ran in it along.
                 if _MOVED.search(str(error)) and time.monotonic() < until:
                     time.sleep(0.05)
@@ -187,10 +129,10 @@ class _Tab:
         return max(list(self._began.values()), default=None)
 
     def close(self) -> bool:
-        """Close the tab and those it opened; whether the browser could."""
+        """See `Tab.close`."""
         try:
-            self._thread.call(_close_others(self._page), CLOSE_S)
-        except (_errors(), TimeoutError):
+            self._thread.call(_close_others(self._page), browsing.CLOSE_S)
+        except _errors():
             return False
         return True
 
@@ -210,10 +152,10 @@ def _is_late(error: BaseException) -> bool:
     return isinstance(error, PlaywrightTimeout | TimeoutError)
 
 
-def _errors() -> type[Exception]:
+def _errors() -> tuple[type[Exception], ...]:
     from playwright.async_api import Error
 
-    return Error
+    return (Error, TimeoutError)
 
 
 class _LoopThread:

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import threading
 import time
 import warnings
 from contextlib import suppress
@@ -18,79 +17,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from llm_twin.core import browsing
-from llm_twin.core.errors import ConfigError, MissingExtra
-from llm_twin.core.records import Rendered
+from llm_twin.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
-START_S = 60.0
-"""Seconds within which Chromium must have started."""
-CLOSE_S = 10.0
-"""Seconds a page or the browser may take to close."""
 
+class SeleniumBrowser(browsing.ChromiumBrowser):
+    """A `Browser` on Selenium. Raises `ConfigError` without chromedriver, too."""
 
-class SeleniumBrowser:
-    """A `Browser` on Selenium; arguments and errors as for `PlaywrightBrowser`."""
+    package = "selenium"
+    extra = "selenium"
+    _driver: Chrome | None = None
 
-    def __init__(
-        self,
-        *,
-        proxy: str,
-        executable: str = "",
-        profile: Path | None = None,
-        timeout_s: float = 60.0,
-        max_bytes: int = 20_000_000,
-    ) -> None:
-        try:
-            import selenium.webdriver  # noqa: F401
-        except ImportError as error:
-            raise MissingExtra("the browser engine selenium", "selenium", "selenium") from error
-        self._executable = browsing.find_chromium(executable)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self._chromedriver = _find_chromedriver()
-        self._proxy, self._profile = proxy, profile
-        self._timeout_s, self._max_bytes = timeout_s, max_bytes
-        self._lock = threading.Lock()
-        self._driver: Chrome | None = None
 
-    def render(
-        self, url: str, *, scroll: bool = False, wait_for: str | None = None, timeout_s: float | None = None
-    ) -> Rendered:
-        """The page after its scripts ran; see `Browser.render`."""
-        with self._lock:
-            tab = self._tab()
-            try:
-                return browsing.render(
-                    tab,
-                    url,
-                    scroll=scroll,
-                    wait_for=wait_for,
-                    timeout_s=timeout_s or self._timeout_s,
-                    max_bytes=self._max_bytes,
-                )
-            finally:
-                if not tab.close():
-                    self._end(hung=True)
+    def _errors(self) -> tuple[type[Exception], ...]:
+        return _errors()
 
-    def close(self) -> None:
-        """End the browser; see `Browser.close`."""
-        with self._lock:
-            self._end()
+    def _is_running(self) -> bool:
+        return self._driver is not None
 
-    def _tab(self) -> _Tab:
-        """A new tab, of a new browser where there is none or it died."""
-        if self._driver is not None:
-            with suppress(*_errors()):
-                return _Tab(self._driver)
-            self._end(hung=True)
-        try:
-            self._driver = self._start()
-            return _Tab(self._driver)
-        except _errors() as error:
-            self._end()
-            raise browsing.not_started(self._executable, str(error), self._profile) from error
+    def _new_tab(self) -> _Tab:
+        assert self._driver is not None  # noqa: S101 - it was started
+        return _Tab(self._driver)
 
-    def _start(self) -> Chrome:
+    def _start(self) -> None:
         from selenium.webdriver import Chrome, ChromeOptions
         from selenium.webdriver.chrome.service import Service
 
@@ -109,16 +63,14 @@ class SeleniumBrowser:
             # Deprecated (4.51) in favour of an argument that `Chrome` does not take. The driver is on this machine.
             warnings.simplefilter("ignore", DeprecationWarning)
             options.ignore_local_proxy_environment_variables()
-        driver = Chrome(options=options, service=Service(self._chromedriver))
-        driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "deny"})
-        return driver
+        self._driver = Chrome(options=options, service=Service(self._chromedriver))
+        self._driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "deny"})
 
     def _end(self, *, hung: bool = False) -> None:
-        """End Chromium: through the driver, or by a signal when it answers nobody."""
         driver, self._driver = self._driver, None
         if driver is None:
             return
-        _allow(driver, CLOSE_S)
+        _allow(driver, browsing.CLOSE_S)
         if hung:
             folder = Path(driver.capabilities["chrome"]["userDataDir"])
             with suppress(OSError, ValueError):
@@ -129,13 +81,13 @@ class SeleniumBrowser:
 
 
 class _Tab:
-    """A tab of its own as `browsing.render` needs it."""
+    """A `Tab` of the driver's."""
 
     def __init__(self, driver: Chrome) -> None:
         self._driver = driver
         self._began: dict[str, float] = {}
         self._url = ""
-        _allow(driver, START_S)
+        _allow(driver, browsing.START_S)
         self._first = driver.window_handles[0]
         driver.switch_to.window(self._first)
         driver.switch_to.new_window("tab")
@@ -178,8 +130,8 @@ class _Tab:
         return [json.loads(entry["message"])["message"] for entry in entries]
 
     def close(self) -> bool:
-        """Close the tab and those it opened; whether the browser could."""
-        _allow(self._driver, CLOSE_S)
+        """See `Tab.close`."""
+        _allow(self._driver, browsing.CLOSE_S)
         try:
             for handle in self._driver.window_handles:
                 if handle != self._first:

@@ -1,7 +1,7 @@
 """How a page is opened, waited for, scrolled and read in Chromium, the same under every engine.
 
-An engine (`adapters/playwright.py`, `adapters/selenium.py`) starts Chromium with `arguments`, supplies a `Tab`, and
-leaves the rest to `render`:
+An engine (`adapters/playwright.py`, `adapters/selenium.py`) is a `ChromiumBrowser` that says how Chromium starts, opens
+a `Tab` and ends. The rest is the same for all:
 
     open ─> wait for what was named ─> wait until quiet ─> scroll, until nothing new comes ─> read without overlays
 
@@ -14,16 +14,23 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import threading
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
-from llm_twin.core.errors import ConfigError, ItemError, SourceError
+from llm_twin.core.errors import ConfigError, ItemError, MissingExtra, SourceError
 from llm_twin.core.records import Rendered
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 """What Chromium is called on a PATH, best first."""
+START_S = 60.0
+"""Seconds within which Chromium must have started."""
+CLOSE_S = 10.0
+"""Seconds a page or the browser may take to close."""
 QUIET_S = 0.5
 """So long nothing may happen before a page counts as built."""
 SCROLL_QUIET_S = 1.0
@@ -78,7 +85,7 @@ _READ = """maxBytes => {
 
 
 class Tab(Protocol):
-    """One page in a browser. All methods raise `ItemError` when the page or the browser fails or takes too long."""
+    """One page in a browser. Opening and running raise `ItemError` when page or browser fail or take too long."""
 
     def open(self, url: str, *, timeout_s: float) -> None:
         """Go to an address and wait until its document is parsed."""
@@ -92,24 +99,106 @@ class Tab(Protocol):
         """When the latest of the requests under way began (`time.monotonic`); None when nothing is loading."""
         ...
 
+    def close(self) -> bool:
+        """Close the page and those it opened; whether the browser could."""
+        ...
 
-def render(
-    tab: Tab,
-    url: str,
-    *,
-    scroll: bool,
-    wait_for: str | None,
-    timeout_s: float,
-    max_bytes: int,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Rendered:
-    """The page at an address as a reader sees it after its scripts ran; see the port `Browser`."""
+
+class ChromiumBrowser(ABC):
+    """The port `Browser` on Chromium, one page at a time, for engines that drive it.
+
+    `proxy` is the only way to the network it gets. `profile` is the folder of a Chromium profile, whose cookies are
+    then sent; without one every start is a stranger's. A page may take `timeout_s` seconds and have `max_bytes` bytes.
+    Raises `MissingExtra` without the engine's package, `ConfigError` without Chromium.
+    """
+
+    package: ClassVar[str]
+    """What the engine is called, and its package."""
+    extra: ClassVar[str]
+    """The extra of ours that installs the package."""
+
+    def __init__(
+        self,
+        *,
+        proxy: str,
+        executable: str = "",
+        profile: Path | None = None,
+        timeout_s: float = 60.0,
+        max_bytes: int = 20_000_000,
+    ) -> None:
+        try:
+            import_module(self.package)
+        except ImportError as error:
+            raise MissingExtra(f"the browser engine {self.package}", self.extra, self.package) from error
+        self._executable = find_chromium(executable)
+        self._proxy, self._profile = proxy, profile
+        self._timeout_s, self._max_bytes = timeout_s, max_bytes
+        self._lock = threading.Lock()
+
+    def render(
+        self, url: str, *, scroll: bool = False, wait_for: str | None = None, timeout_s: float | None = None
+    ) -> Rendered:
+        """The page after its scripts ran; see `Browser.render`."""
+        with self._lock:
+            tab = self._tab()
+            try:
+                return _render(
+                    tab,
+                    url,
+                    scroll=scroll,
+                    wait_for=wait_for,
+                    timeout_s=timeout_s or self._timeout_s,
+                    max_bytes=self._max_bytes,
+                )
+            finally:
+                if not tab.close():
+                    self._end(hung=True)
+
+    def close(self) -> None:
+        """End the browser; see `Browser.close`."""
+        with self._lock:
+            self._end()
+
+    def _tab(self) -> Tab:
+        """A new tab, of a new browser where there is none or it died."""
+        if self._is_running():
+            with suppress(*self._errors()):
+                return self._new_tab()
+            self._end(hung=True)
+        try:
+            self._start()
+            return self._new_tab()
+        except self._errors() as error:
+            self._end()
+            raise _not_started(self._executable, str(error), self._profile) from error
+
+    @abstractmethod
+    def _errors(self) -> tuple[type[Exception], ...]:
+        """What the engine raises when the browser fails or takes too long."""
+
+    @abstractmethod
+    def _is_running(self) -> bool:
+        """Whether Chromium was started and not ended."""
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Start Chromium with `arguments`."""
+
+    @abstractmethod
+    def _new_tab(self) -> Tab:
+        """Open a tab in the browser that was started; it asks for none of `BLOCKED`."""
+
+    @abstractmethod
+    def _end(self, *, hung: bool = False) -> None:
+        """End Chromium, if it was started: one that `hung` may answer nobody."""
+
+
+def _render(tab: Tab, url: str, *, scroll: bool, wait_for: str | None, timeout_s: float, max_bytes: int) -> Rendered:
     if not url.startswith(_WEB):
         raise ItemError(
             f"{url[:200]!r} is not opened in a browser: only http and https are; leave it out", skipped=True
         )
-    visit = _Visit(tab, url, clock() + timeout_s, timeout_s, clock, sleep)
+    visit = _Visit(tab, url, timeout_s)
     tab.open(url, timeout_s=timeout_s)
     visit.arrive()
     if wait_for:
@@ -134,20 +223,12 @@ def render(
 class _Visit:
     """One page on its way to being read, and the time it has left."""
 
-    def __init__(
-        self,
-        tab: Tab,
-        url: str,
-        until: float,
-        timeout_s: float,
-        clock: Callable[[], float],
-        sleep: Callable[[float], None],
-    ) -> None:
-        self.tab, self.url, self.until, self.timeout_s = tab, url, until, timeout_s
-        self.clock, self.sleep = clock, sleep
+    def __init__(self, tab: Tab, url: str, timeout_s: float) -> None:
+        self.tab, self.url, self.timeout_s = tab, url, timeout_s
+        self.until = time.monotonic() + timeout_s
 
     def left(self) -> float:
-        return self.until - self.clock()
+        return self.until - time.monotonic()
 
     def run(self, function: str, *arguments: Any) -> Any:
         # A page that was quick until now may hang from here on: it gets a moment at least.
@@ -155,16 +236,16 @@ class _Visit:
 
     def arrive(self) -> None:
         """Make sure that there is a page: neither Chromium's own about an error, nor none because of a download."""
-        until = self.clock() + _ARRIVE_S
+        until = time.monotonic() + _ARRIVE_S
         while True:
             at, error = self.run(_WHERE)
             if error:
                 raise not_opened(self.url, error, self.timeout_s, late=False)
             if at.startswith(_WEB):
                 return
-            if self.clock() > until:
+            if time.monotonic() > until:
                 raise _no_page(self.url)
-            self.sleep(_LOOK_S)
+            time.sleep(_LOOK_S)
 
     def wait_for(self, selector: str) -> None:
         while not self.run(_HAS, selector):
@@ -173,18 +254,18 @@ class _Visit:
                     f"{self.url} showed nothing that matches {selector!r} within {self.timeout_s:g} s; correct "
                     "`wait_for`, or allow more with `timeout_s`"
                 )
-            self.sleep(_LOOK_S)
+            time.sleep(_LOOK_S)
 
     def wait_until_quiet(self, seconds: float) -> Any:
         """Wait until nothing has happened for so long, or the time is up; returns the page's size."""
-        size, since = None, self.clock()
+        size, since = None, time.monotonic()
         while self.left() > 0:
-            seen, now = self.run(_SIZE), self.clock()
+            seen, now = self.run(_SIZE), time.monotonic()
             if seen != size or self._is_loading(now):
                 size, since = seen, now
             elif now - since >= seconds:
                 break
-            self.sleep(_LOOK_S)
+            time.sleep(_LOOK_S)
         return size
 
     def scroll(self) -> None:
@@ -285,7 +366,7 @@ _NET_ERROR = re.compile(r"ERR_[A-Z_]+")
 _IN_USE = re.compile(r"SingletonLock|ProcessSingleton|already in use|existing browser session", re.IGNORECASE)
 
 
-def not_started(executable: str, message: str, profile: Path | None) -> SourceError:
+def _not_started(executable: str, message: str, profile: Path | None) -> SourceError:
     """Why Chromium did not start, from what the engine says."""
     if profile and (_IN_USE.search(message) or os.path.lexists(profile / "SingletonLock")):
         return SourceError(f"the browser profile {profile} is in use; close the browser that has it open and try again")
