@@ -10,6 +10,7 @@ import importlib.metadata
 import inspect
 import os
 import platform
+import threading
 import time
 import uuid
 from collections import Counter
@@ -17,9 +18,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -49,13 +49,23 @@ from llm_twin.core.records import (
 from llm_twin.workspace import Workspace
 
 if TYPE_CHECKING:
+    from llm_twin.collect import pipeline as collect
     from llm_twin.core import ports
     from llm_twin.core.records import Event
     from llm_twin.inference.conversations import Conversations
     from llm_twin.ops.feedback import FeedbackLog
+    from llm_twin.ops.jobs import Jobs
     from llm_twin.ops.keys import ApiKeys
 
+T = TypeVar("T")
+
 OUTCOMES = ("added", "updated", "unchanged", "removed", "skipped", "failed")
+
+WATCH_WAIT_S = 60.0
+"""Seconds a watching sync waits for another writer, mostly a sync by hand, before it reports a failure."""
+
+FORGOTTEN_AUTHORS = "forgotten_authors"
+"""The collection of records of authors that were forgotten, by their names in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +96,17 @@ class SyncReport:
         """The documented shape of `twin sync --json`."""
         return {
             "documents": self.documents,
-            "items": [{"item": item.key, "outcome": item.outcome, "reason": item.reason} for item in self.items],
+            "items": [
+                {
+                    "source": item.source,
+                    "item": item.key,
+                    "outcome": item.outcome,
+                    "reason": item.reason,
+                    "tries": item.tries,
+                    "next_try": to_json(item.next_try),
+                }
+                for item in self.items
+            ],
             "left_out": [{"document_id": drop.item, "reason": drop.reason} for drop in self.left_out],
             "problems": list(self.problems),
             "chunks": self.chunks,
@@ -130,6 +150,18 @@ class Forgotten:
     document_ids: tuple[str, ...]
     items: tuple[str, ...]
     left: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptOut:
+    """What later syncs skip because it was forgotten for good: an author with all they write, or one item.
+
+    `target` is the name that undoes it; `source` is empty for an author.
+    """
+
+    target: str
+    source: str
+    since: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +229,32 @@ class Chat:
         return Done(answer, exchange)
 
 
+class _part(Generic[T]):  # noqa: N801 – used as a decorator, like `property`
+    """A part of a twin: built when it is first asked for, and once, however many threads ask.
+
+    Not `functools.cached_property`, which has no lock since Python 3.12, and before it one per part, so that two parts
+    that need each other's parts could wait for each other.
+    """
+
+    def __init__(self, build: Callable[[Twin], T]) -> None:
+        self.__doc__ = build.__doc__
+        self._build = build
+
+    @overload
+    def __get__(self, twin: None, owner: type[Twin]) -> _part[T]: ...
+    @overload
+    def __get__(self, twin: Twin, owner: type[Twin]) -> T: ...
+    def __get__(self, twin: Twin | None, owner: type[Twin]) -> _part[T] | T:
+        if twin is None:
+            return self
+        name = self._build.__name__
+        with twin._building:
+            if name not in twin.__dict__:
+                twin.__dict__[name] = self._build(twin)
+            # From now on the twin's own attribute is found first, and nobody comes here.
+            return cast("T", twin.__dict__[name])
+
+
 class Twin:
     """A workspace at work. Cheap to make: every part is built when it is first needed. Close it, or use `with`."""
 
@@ -205,6 +263,7 @@ class Twin:
         self.loaded = loaded
         self.settings = loaded.values
         self._browsers: dict[str, ports.Browser] = {}
+        self._building = threading.RLock()  # held while a part is built, which may ask for others
 
     @classmethod
     def init(cls, folder: str | Path = ".", *, author: str = "", addresses: Sequence[str] = ()) -> Twin:
@@ -223,10 +282,15 @@ class Twin:
     def close(self) -> None:
         """Release what was opened, all of it even where one part fails to close."""
         with ExitStack() as stack:
-            for part in ("trace_store", "warehouse", "fetcher"):  # a stack closes the last one first
-                if part in self.__dict__:
-                    stack.callback(self.__dict__.pop(part).close)
+            # A stack closes the last one first: what was built later may need what was built before it.
+            for name in [name for name in self.__dict__ if isinstance(getattr(Twin, name, None), _part)]:
+                stack.callback(self._close_part, name)
             stack.callback(self._close_browsers)
+
+    def _close_part(self, name: str) -> None:
+        close = getattr(self.__dict__.pop(name, None), "close", None)
+        if close is not None:
+            close()
 
     def __enter__(self) -> Twin:
         return self
@@ -241,10 +305,15 @@ class Twin:
         addresses: Sequence[str] = (),
         *,
         rebuild: bool = False,
+        retry: bool | None = None,
         wait_s: float = 0.0,
         progress: ports.Progress | None = None,
     ) -> SyncReport:
         """Collect what changed in every source (or only in `addresses`) and bring the index up to it.
+
+        An address may also be a path inside a source of the settings, or the address of one of its items; nothing else
+        of the source is then looked at. Failed items are left alone until they are due; with `retry` (by default where
+        addresses are named) they are tried now.
 
         Readers keep answering from the old index until the new one is whole. `rebuild` makes the index anew from what
         is stored. Raises `WorkspaceBusy` when another process writes for longer than `wait_s` seconds.
@@ -256,8 +325,12 @@ class Twin:
         started = time.monotonic()
         with self.workspace.writing(wait_s=wait_s), self.tracer.span("sync") as span, self._run("sync") as run:
             collected = []
-            for source in self._sources(addresses):
+            forgotten_authors = self._forgotten_authors()
+            for source, part in self._sources(addresses):
                 with self.tracer.span("collect", source=source.name) as collecting:
+                    former = set() if "://" in source.name else self._stored_names(source.name) - {source.name}
+                    if former:
+                        collect.adopt(source.name, former, store=self.warehouse)
                     collected.append(
                         collect.collect(
                             source,
@@ -265,6 +338,9 @@ class Twin:
                             redactor=self.redactor,
                             now=lambda: datetime.now(UTC),
                             progress=progress,
+                            part=part,
+                            retry_failed=bool(addresses) if retry is None else retry,
+                            forgotten_authors=forgotten_authors,
                         )
                     )
                     collecting.set(items=len(collected[-1].states))
@@ -299,34 +375,37 @@ class Twin:
         *,
         every_s: float = 900.0,
         poll_s: float = 2.0,
+        wait_s: float = WATCH_WAIT_S,
         progress: ports.Progress | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> Iterator[SyncReport | TwinError]:
         """Sync again and again, for ever: every source each `every_s` seconds, a local one within `poll_s` of a change.
 
         Yields the report of each sync, or the error it ended in; the next one is tried all the same. A local change
-        that turns out to be none is not reported. Settings are read once, so a `ConfigError` would come back for ever
-        and is raised.
+        that turns out to be none is not reported. Each sync waits up to `wait_s` seconds for another writer. Settings
+        are read once, so a `ConfigError` would come back for ever and is raised.
         """
         while True:
             # Listed before each sync, never after: what changes while one runs is seen at the next poll.
             seen = self._local_listings()
-            yield self._attempt((), progress)
+            yield self._attempt((), progress, wait_s)
             due = time.monotonic() + every_s
             while time.monotonic() < due:
                 sleep(min(poll_s, max(0.0, due - time.monotonic())))
                 now = self._local_listings()
                 changed = [address for address, listing in now.items() if listing != seen.get(address)]
                 if changed:
-                    result = self._attempt(changed, progress)
+                    result = self._attempt(changed, progress, wait_s)
                     seen |= now
                     # The version of a file just written changes once more as it ages, and then nothing else did.
                     if isinstance(result, TwinError) or result.problems or _did_something(result):
                         yield result
 
-    def _attempt(self, addresses: Sequence[str], progress: ports.Progress | None) -> SyncReport | TwinError:
+    def _attempt(
+        self, addresses: Sequence[str], progress: ports.Progress | None, wait_s: float
+    ) -> SyncReport | TwinError:
         try:
-            return self.sync(addresses, progress=progress, wait_s=WATCH_WAIT_S)
+            return self.sync(addresses, retry=False, progress=progress, wait_s=wait_s)
         except ConfigError:
             raise
         except TwinError as error:
@@ -335,7 +414,7 @@ class Twin:
     def _local_listings(self) -> dict[str, str]:
         """What every source on this machine lists now, as one fingerprint each; unreadable ones are left out."""
         listings = {}
-        for chosen in self.settings.sources:
+        for chosen in self._configured().values():
             if "://" in chosen.address:
                 continue
             with suppress(TwinError):
@@ -346,8 +425,9 @@ class Twin:
     def forget(self, target: str, *, wait_s: float = 0.0) -> Forgotten:
         """Delete everything about a document (by id or URL), a source or an author, and check that nothing is left.
 
-        A document or an author stays forgotten: later syncs skip those items. A source comes back with the next sync
-        while it stands in the settings. Raises `NotFound` when nothing of that name was collected.
+        A document or an author stays forgotten: later syncs skip those items, and whatever else the author publishes,
+        until `undo_forget`. A source comes back with the next sync while it stands in the settings. Raises `NotFound`
+        when nothing of that name was collected.
         """
         from llm_twin.collect import pipeline as collect
         from llm_twin.features import pipeline as features
@@ -359,11 +439,16 @@ class Twin:
                 each.author for name, each in documents.items() if name not in gone
             )
             embedded = self._embedding_keys(gone)
-            by_source = all(item.source == target for item in items)
-            collect.forget(items, store=self.warehouse, now=datetime.now(UTC), for_good=not by_source)
+            now = datetime.now(UTC)
+            by_source = self._stored_names(target) >= {item.source for item in items}
+            author = target if not by_source and any(each.author == target for each in documents.values()) else None
+            if author:  # first, so that a kill from here on cannot let them back in
+                self.warehouse.put(FORGOTTEN_AUTHORS, author.casefold(), {"author": author, "since": now.isoformat()})
+            collect.forget(items, store=self.warehouse, now=now, for_good=not by_source, author=author)
             # Anew, not edited: an engine may keep the bytes of deleted entries in its files.
             features.build(self._features(_Quiet()), rebuild=True)
             self._forget_elsewhere(gone)
+            self.warehouse.scrub()
             left = {
                 "documents": len(self.warehouse.document_hashes().keys() & gone.keys()),
                 "features": len(self.warehouse.feature_fingerprints().keys() & gone.keys()),
@@ -377,6 +462,48 @@ class Twin:
             run["outputs"] = {"documents": len(gone), "items": len(items)}
         return Forgotten(tuple(sorted(gone)), tuple(item.key for item in items), left)
 
+    def forgotten(self) -> list[KeptOut]:
+        """What is kept out because it was forgotten for good: authors, then single items by source and name."""
+        from llm_twin.collect import pipeline as collect
+
+        authors = [data for _, data in self.warehouse.records(FORGOTTEN_AUTHORS)]
+        items = [item for item in self.warehouse.items() if collect.is_forgotten(item)]
+        return [
+            *(KeptOut(each["author"], "", datetime.fromisoformat(each["since"])) for each in authors),
+            *(
+                KeptOut(item.key, item.source, item.seen_at)
+                for item in items
+                if not any(collect.is_forgotten_with(item, each["author"]) for each in authors)
+            ),
+        ]
+
+    def undo_forget(self, target: str, *, wait_s: float = 0.0) -> tuple[str, ...]:
+        """Let in again what was forgotten: an author, an item by its name, or all of a source; the items' names.
+
+        What was deleted comes back with the next sync that finds it. Raises `NotFound` when nothing of that name is
+        kept out.
+        """
+        from llm_twin.collect import pipeline as collect
+
+        with self.workspace.writing(wait_s=wait_s), self.tracer.span("undo forget") as span:
+            is_author = target.casefold() in {author.casefold() for author in self._forgotten_authors()}
+            sources = self._stored_names(target)
+            items = [
+                item
+                for item in self.warehouse.items()
+                if collect.is_forgotten(item)
+                and (target == item.key or item.source in sources or collect.is_forgotten_with(item, target))
+            ]
+            if not items and not is_author:
+                raise NotFound(f"nothing is forgotten under {target!r}; `twin forget --list` shows what is")
+            self.warehouse.save([(replace(item, outcome="removed"), None) for item in items])
+            self.warehouse.drop(FORGOTTEN_AUTHORS, [target.casefold()])
+            span.set(items=len(items))
+        return tuple(item.key for item in items)
+
+    def _forgotten_authors(self) -> list[str]:
+        return [data["author"] for _, data in self.warehouse.records(FORGOTTEN_AUTHORS)]
+
     def meant_by(self, target: str) -> list[DocumentHeader]:
         """The documents that `forget` would delete. Raises `NotFound` when nothing of that name was collected."""
         documents = {document.id: document for document in self.warehouse.documents()}
@@ -386,8 +513,10 @@ class Twin:
         """Items that a person names, and those of their documents that no other item brings as well."""
         items: list[ItemState] = []
         others: list[ItemState] = []
+        sources = self._stored_names(target)
         for item in self.warehouse.items():
-            (items if _is_meant(item, documents, target) else others).append(item)
+            is_meant = item.source in sources or _is_meant(item, documents, target)
+            (items if is_meant else others).append(item)
         if not items:
             raise NotFound(
                 f"nothing was collected of {target!r}; name a document's id, title or URL, a source or an author as "
@@ -559,14 +688,14 @@ class Twin:
 
     # --- the service ------------------------------------------------------------------------------------------------
 
-    @cached_property
+    @_part
     def conversations(self) -> Conversations:
         """What was asked and answered, kept; `chat` adds to it."""
         from llm_twin.inference import conversations
 
         return conversations.Conversations(self.warehouse, known=self._known_documents, generation=self._generation)
 
-    @cached_property
+    @_part
     def feedback(self) -> FeedbackLog:
         """What readers think of the answers, and what the author would have said."""
         from llm_twin.ops import feedback
@@ -592,7 +721,17 @@ class Twin:
         info = self.index.info()
         return info.digest if info else ""
 
-    @cached_property
+    @_part
+    def jobs(self) -> Jobs:
+        """Syncs that somebody asked the service for."""
+        from llm_twin.ops import jobs
+
+        def run(addresses: Sequence[str], *, rebuild: bool, progress: ports.Progress) -> Mapping[str, Any]:
+            return self.sync(addresses, rebuild=rebuild, progress=progress, wait_s=WATCH_WAIT_S).as_json()
+
+        return jobs.Jobs(self.warehouse, run, busy=self.workspace.is_being_written)
+
+    @_part
     def keys(self) -> ApiKeys:
         """The API keys of the service."""
         from llm_twin.ops import keys
@@ -618,7 +757,7 @@ class Twin:
 
     def doctor(self) -> Iterator[Check]:
         """Look at everything the twin depends on, one check at a time; a broken part never hides the next."""
-        for name, check in (
+        return self._checks(
             ("python", self._check_python),
             ("workspace", self._check_workspace),
             ("disk", self._check_disk),
@@ -626,7 +765,31 @@ class Twin:
             ("embedder", self._check_embedder),
             ("index", self._check_index),
             ("language model", self._check_model),
-        ):
+        )
+
+    def ready(self) -> list[Check]:
+        """What no answer can do without, looked at in milliseconds. A language model is not among it."""
+        return list(
+            self._checks(
+                ("warehouse", self._check_warehouse), ("embedder", self._check_embedder), ("index", self._check_index)
+            )
+        )
+
+    def warm_up(self) -> None:
+        """Load every part of an answer and use it once, so that the first question does not pay for that.
+
+        Leaves no trace. What is broken is told by the first question, and by `ready`, not here.
+        """
+        from llm_twin.inference import generate, verify  # noqa: F401
+        from llm_twin.inference import pipeline as inference
+
+        with suppress(TwinError):
+            parts = replace(self._inference(), tracer=catalog.part("tracer", "silent")(), model=None)
+            inference.answer_of(inference.answer("What do I write about?", parts=parts))
+            getattr(self.model, "prepare", lambda: None)()  # what only some adapters can do ahead
+
+    def _checks(self, *checks: tuple[str, Callable[[str], Check]]) -> Iterator[Check]:
+        for name, check in checks:
             try:
                 yield check(name)
             except TwinError as error:
@@ -635,7 +798,7 @@ class Twin:
 
     # --- the parts --------------------------------------------------------------------------------------------------
 
-    @cached_property
+    @_part
     def warehouse(self) -> ports.Warehouse:
         """Documents, features, embeddings, runs."""
         url = self.settings.warehouse.url or f"sqlite:///{self.workspace.state / 'warehouse.db'}"
@@ -644,21 +807,21 @@ class Twin:
         name = scheme if scheme in catalog.names("warehouse") else "sql"
         return cast("ports.Warehouse", catalog.part("warehouse", name)(url))
 
-    @cached_property
+    @_part
     def trace_store(self) -> ports.TraceStore:
         """Spans of this workspace; always beside it, whatever the warehouse is."""
         return cast(
             "ports.TraceStore", catalog.part("trace_store", "sql")(f"sqlite:///{self.workspace.state / 'traces.db'}")
         )
 
-    @cached_property
+    @_part
     def tracer(self) -> ports.Tracer:
         """Times every step into the trace store."""
         if not self.settings.traces.enabled:
             return cast("ports.Tracer", catalog.part("tracer", "silent")())
         return cast("ports.Tracer", catalog.part("tracer", "otel")(self.trace_store))
 
-    @cached_property
+    @_part
     def fetcher(self) -> Any:
         """The one way to the network for every source; what it fetched is kept to ask only for what changed."""
         build = catalog.part("fetcher", "http")
@@ -682,7 +845,7 @@ class Twin:
         while self._browsers:
             self._browsers.popitem()[1].close()
 
-    @cached_property
+    @_part
     def embedder(self) -> ports.Embedder:
         """Text to vectors."""
         chosen = self.settings.embedder
@@ -696,12 +859,12 @@ class Twin:
             ),
         )
 
-    @cached_property
+    @_part
     def sparse(self) -> ports.SparseEncoder:
         """Text to weighted terms."""
         return cast("ports.SparseEncoder", catalog.part("sparse_encoder", "bm25")())
 
-    @cached_property
+    @_part
     def index(self) -> ports.VectorIndex:
         """The published index."""
         chosen = self.settings.index
@@ -711,7 +874,7 @@ class Twin:
         key = os.environ.get(chosen.api_key_env)
         return cast("ports.VectorIndex", build(chosen.url, api_key=key, collection=chosen.collection))
 
-    @cached_property
+    @_part
     def chunker(self) -> ports.Chunker:
         """Documents to chunks."""
         name = self.settings.features.chunker
@@ -720,7 +883,7 @@ class Twin:
             return cast("ports.Chunker", build(self.embedder.tokenizer, self.embedder))
         return cast("ports.Chunker", build(self.embedder.tokenizer))
 
-    @cached_property
+    @_part
     def redactor(self) -> ports.Redactor:
         """Takes secrets, and personal data by choice, out before anything is stored."""
         secrets = cast("ports.Redactor", catalog.part("redactor", "secrets")())
@@ -731,7 +894,7 @@ class Twin:
         personal = catalog.part("redactor", "personal")(finder, keep=chosen.keep_personal)
         return cast("ports.Redactor", catalog.part("redactor", "in_turn")(secrets, personal))
 
-    @cached_property
+    @_part
     def reranker(self) -> ports.Reranker | None:
         """The closer look at candidates."""
         chosen = self.settings.search
@@ -742,7 +905,7 @@ class Twin:
             return cast("ports.Reranker", build(self.embedder, self.warehouse))
         return cast("ports.Reranker", build(weights=chosen.reranker_weights))
 
-    @cached_property
+    @_part
     def model(self) -> ports.LanguageModel | None:
         """The language model, or None: then answers are extractive and nothing leaves this machine."""
         chosen = self.settings.llm
@@ -795,16 +958,64 @@ class Twin:
             duplicate_similarity=self.settings.features.duplicate_similarity,
         )
 
-    def _sources(self, addresses: Sequence[str]) -> list[ports.Source]:
-        """The sources to sync: those of the settings, or only the addresses given."""
-        configured = {source.address: source for source in self.settings.sources}
-        chosen = [configured.get(address, settings.SourceSettings(address=address)) for address in addresses]
-        if not chosen and not configured:
+    def _sources(self, addresses: Sequence[str]) -> list[tuple[ports.Source, collect.Part | None]]:
+        """The sources to sync, or parts of them: those of the settings, or only what the addresses name."""
+        configured = self._configured()
+        if not addresses and not configured:
             raise ConfigError(
                 f"{self.workspace.settings_file} names no sources; add [[sources]] with an address, "
                 f"or name them here: twin sync ./posts"
             )
-        return [self._source(source) for source in chosen or configured.values()]
+        if not addresses:
+            return [(self._source(chosen), None) for chosen in configured.values()]
+        return [self._named(address, configured) for address in addresses]
+
+    def _configured(self) -> dict[str, settings.SourceSettings]:
+        """The sources of the settings by the place each names, whatever its spelling."""
+        found: dict[str, settings.SourceSettings] = {}
+        for chosen in self.settings.sources:
+            first = found.setdefault(self._place(chosen.address), chosen)
+            if first.model_copy(update={"address": chosen.address}) != chosen:
+                raise ConfigError(
+                    f"{first.address!r} and {chosen.address!r} name the same source with different options; make one "
+                    f"[[sources]] table of the two in {self.workspace.settings_file}"
+                )
+        return found
+
+    def _named(
+        self, address: str, configured: Mapping[str, settings.SourceSettings]
+    ) -> tuple[ports.Source, collect.Part | None]:
+        """What an address means: a source of the settings, a part of one, or a source of its own."""
+        from llm_twin.collect import pipeline as collect
+
+        same = configured.get(self._place(address))
+        if same:
+            return self._source(same), None
+        if "://" in address:
+            by_name = {chosen.address: chosen for chosen in configured.values()}
+            for item in self.warehouse.items():
+                if item.key == address and item.source in by_name:
+                    return self._source(by_name[item.source]), collect.Part(address, below=False)
+            return self._source(settings.SourceSettings(address=address)), None
+        if self._recognise(address) == "files":
+            opened = [self._source(chosen) for chosen in configured.values() if "://" not in chosen.address]
+            parts = [(source, collect.part_of(source, address, self.workspace.root)) for source in opened]
+            inside = [(source, part) for source, part in parts if part]
+            if inside:  # where sources stand in one another, the innermost
+                return min(inside, key=lambda pair: len(pair[1].key))
+        known = sorted(self._stored_names(address))
+        name = known[0] if known else os.path.normpath(address)
+        return self._source(settings.SourceSettings(address=name)), None
+
+    def _place(self, address: str) -> str:
+        from llm_twin.collect import pipeline as collect
+
+        return collect.place(address, self.workspace.root)
+
+    def _stored_names(self, address: str) -> set[str]:
+        """The names under which items of a source are stored, which were other spellings of its address once."""
+        place = self._place(address)
+        return {name for name in {item.source for item in self.warehouse.items()} if self._place(name) == place}
 
     def _source(self, chosen: settings.SourceSettings) -> ports.Source:
         """The source of a [[sources]] table, its options checked against what its kind takes."""
@@ -943,9 +1154,6 @@ class Twin:
         return Check(name, True, f"none in the settings; {server} answers at {base_url}", remedy)
 
 
-WATCH_WAIT_S = 60.0
-"""Seconds a watching sync waits for another writer, mostly a sync by hand, before it reports a failure."""
-
 ALL_RUNS = 1_000_000
 """More runs than any workspace has: one a minute for two years."""
 
@@ -954,10 +1162,10 @@ ENOUGH_BYTES = 1_000_000_000
 
 
 def _is_meant(item: ItemState, documents: Mapping[str, Document], target: str) -> bool:
-    """Whether an item is what a person names: by its source, its key, or its document's id, address or author."""
+    """Whether an item is what a person names: by its key, or its document's id, title, address or author."""
     document = documents.get(item.document_id or "")
     named = (document.id, document.title, document.url, document.author, *document.also_at) if document else ()
-    return target in (item.source, item.key, *named)
+    return target in (item.key, *named)
 
 
 def _did_something(report: SyncReport) -> bool:

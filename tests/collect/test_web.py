@@ -241,7 +241,7 @@ def test_a_canonical_address_that_is_the_front_page_is_not_believed(run: Run) ->
     [
         ("<title>Just a moment...</title><p>Verify you are human</p><script>x()</script>", "failed", "bot check"),
         ("<p>Log in to continue</p><form><input type='password'></form>", "skipped", "sign-in"),
-        ("<div id='app'></div><script>render()</script>", "skipped", 'kind = "browser"'),
+        ("<div id='app'></div><script>render()</script>", "skipped", "no browser can render it"),
         (index("/a", "/b", "/c"), "skipped", "list of links"),
         (
             page("Tags", head='<script type="application/ld+json">{"@type": "CollectionPage"}</script>'),
@@ -472,7 +472,7 @@ def test_a_site_without_sitemap_is_read_through_the_feed_it_announces(run: Run) 
     assert run.outcomes(run.collect()) == {"/a": "added", "/b": "added"}
     run.site.pages["/feed"] = rss("/b")
     report = run.collect()
-    assert (run.outcomes(report), report.problem) == ({"/b": "unchanged"}, None)
+    assert (run.outcomes(report), report.problem) == ({"/b": "unchanged", "/a": "unchanged"}, None)
     assert len(run.documents()) == 2
     assert {document.source for document in run.store.documents()} == {"web"}
 
@@ -540,10 +540,8 @@ def test_without_a_browser_an_empty_shell_is_skipped_with_what_to_install(run: R
     run.site.pages |= {"/": index("/a", "/b", "/c"), "/a": page("A"), "/b": SHELL, "/c": SHELL}
     report = run.collect()
     assert (run.outcomes(report)["/a"], run.outcomes(report)["/b"], report.problem) == ("added", "skipped", None)
-    assert (
-        "pip install 'llm-twin[browser]' and install Chromium, or use kind = \"browser\"" in run.reasons(report)["/b"]
-    )
-    assert "the browser engine playwright needs the package" in run.reasons(report)["/c"]
+    assert "no browser can render it: the browser engine playwright needs the package" in run.reasons(report)["/b"]
+    assert "pip install 'llm-twin[browser]'" in run.reasons(report)["/c"]
     assert run.browsers_asked == 1
 
 

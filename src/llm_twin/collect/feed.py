@@ -11,16 +11,16 @@ import html
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal
 from urllib.parse import urljoin, urlsplit
 
-from llm_twin.collect.fetch import FEEDS, JSON, Fetched, Fetcher
+from llm_twin.collect.fetch import FEEDS, JSON, PAGES, Fetched, Fetcher
 from llm_twin.collect.html import people_in, to_markdown
-from llm_twin.collect.page import canonical, read_page
-from llm_twin.collect.reading import Reading, document_from, language_named, parse_date
+from llm_twin.collect.page import canonical, read_page, same_site
+from llm_twin.collect.reading import Reading, document_from, hash_of, language_named, parse_date, repaired
 from llm_twin.collect.sources import SourceContext
 from llm_twin.core.errors import ItemError, PartialListing, SourceError
 from llm_twin.core.records import Document, Item, ItemState, fingerprint
@@ -70,19 +70,23 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """The entries of one document of a feed in order, what follows it, and whether it says that it is the whole."""
+    """The entries of one document of a feed in order, what follows it, and whether it says that it is the whole.
+
+    `site` is the address of the site whose feed it says it is.
+    """
 
     entries: tuple[Entry, ...]
     next_url: str | None
     is_whole: bool
+    site: str | None = None
 
 
 class FeedSource:
     """The entries of a feed, told apart by their own ids.
 
     `full_text`: `feed` takes what the feed holds, `page` the page behind each entry, `auto` the page where the feed
-    holds a teaser only. `platform` is recorded as the documents' source. `name` is the address as configured, where the
-    feed was found through another one.
+    holds a teaser only. `platform` is recorded as the documents' source. Where the feed was found through another
+    address, `name` is that one as configured, and `get_page` how its source gets a page (default: fetch it).
     """
 
     example: ClassVar[str] = "https://you.example/feed.xml"
@@ -110,13 +114,16 @@ class FeedSource:
         full_text: FullText = "auto",
         platform: str = "feed",
         name: str | None = None,
+        get_page: Callable[[str], Fetched] | None = None,
     ) -> None:
         self.name = name or address
+        self._get_page = get_page or (lambda url: self._fetcher.fetch(url, accept=PAGES))
         self._address = address
         self.full_text = full_text
         self.platform = platform
         self._context = context
         self._entries: dict[str, Entry] = {}
+        self._sites = {address}
         self._how = fingerprint(READER_VERSION, context.author, platform, full_text)[:8]
 
     def list(self) -> Iterator[Item | ItemState]:
@@ -137,6 +144,7 @@ class FeedSource:
             seen.add(url)
             answer = self._fetcher.fetch(url, accept=(*FEEDS, *JSON, "text/*"))
             feed = parse(answer)
+            self._sites |= {site for site in (answer.url, feed.site) if site}
             yield from self._items(feed)
             is_whole = feed.is_whole or (len(seen) > 1 and feed.next_url is None)
             url = feed.next_url if feed.next_url not in seen else None
@@ -160,6 +168,22 @@ class FeedSource:
             path=urlsplit(entry.url or "").path or entry.key,
             fetched_at=self._context.now(),
         )
+
+    def revisit(self, document: Document) -> Document:
+        """See `Window.revisit`: what the feed said of a post, with the text that its page has now.
+
+        Pages of other sites are not looked at: a link that an author once commented on may die without the comment.
+        """
+        url = document.url or ""
+        if not any(same_site(url, site) for site in self._sites):
+            raise ItemError(f"{url or 'no address'} is no page of {self.name}; nothing is known of it", skipped=True)
+        page = self._get_page(url)
+        if self.full_text == "feed":
+            return document
+        revised = replace(
+            document, text=repaired(read_page(page).text).strip("\n"), fetched_at=self._context.now(), content_hash=""
+        )
+        return replace(revised, content_hash=hash_of(revised))
 
     @property
     def _fetcher(self) -> Fetcher:
@@ -193,7 +217,7 @@ class FeedSource:
     def _from_page(self, entry: Entry) -> Reading:
         """The page behind an entry, with what the feed says of it: feeds name title and date without decoration."""
         about = reading_of(entry)
-        page = read_page(self._fetcher.fetch(entry.url or "", accept=("text/html", "application/xhtml+xml")))
+        page = read_page(self._get_page(entry.url or ""))
         return replace(
             page,
             title=about.title or page.title,
@@ -275,7 +299,7 @@ def parse_xml(content: bytes, url: str, headers: Mapping[str, str] | None = None
     links = {link.get("rel"): link.get("href") for link in reversed(about.get("links", []))}
     following = links.get("prev-archive") or links.get("next")
     is_whole = any(name == "complete" or name.endswith("_complete") for name in about)
-    return Feed(entries, urljoin(url, following) if following else None, is_whole)
+    return Feed(entries, urljoin(url, following) if following else None, is_whole, _address(about.get("link"), url))
 
 
 def _entry(found: Mapping[str, Any], feed: Mapping[str, Any], base: str) -> Entry:
@@ -353,6 +377,7 @@ def parse_json(text: str, url: str) -> Feed:
         tuple(_json_entry(each, found, url) for each in listed),
         urljoin(url, following) if isinstance(following, str) and following else None,
         is_whole=False,
+        site=_address(found.get("home_page_url"), url),
     )
 
 

@@ -33,6 +33,7 @@ from email.utils import parsedate_to_datetime
 from functools import cached_property
 from http import HTTPStatus
 from pathlib import Path
+from typing import TypeVar
 
 import httpcore2
 import httpx2
@@ -335,7 +336,7 @@ class Fetcher:
     def _check_robots(self, target: httpx2.URL) -> None:
         rules = self._rules(target)
         if rules.problem:
-            raise ItemError(rules.problem)
+            raise _for(target.host, ItemError(rules.problem))
         if rules.parsed and not rules.parsed.can_fetch(str(target), PRODUCT):
             raise ItemError(
                 f"robots.txt of {target.host} disallows {target.path} for programs; use the site's feed or export, or, "
@@ -432,7 +433,8 @@ class Fetcher:
 # --- what is asked and answered -------------------------------------------------------------------------------------
 
 _REDIRECTS = {301, 302, 303, 307, 308}
-_BUSY = {408, 425, 429, 500, 502, 503, 504, *range(520, 531)}
+_HOST_STATUSES = {429, 502, 503, 504, *range(520, 531)}  # with what Cloudflare says of a host behind it
+_BUSY = _HOST_STATUSES | {408, 425, 500}
 _ROBOTS_S = 24 * 3600.0
 _ROBOTS_RETRY_S = 300.0
 _PART_S = 24 * 3600.0  # no writer is at work on a file for as long
@@ -525,7 +527,17 @@ def _http_error(answer: _Answer) -> HttpError:
     if asked and status in _BUSY:
         advice += f" (it says to wait until or for: {asked[:40]})"
     kind = Gone if status in (404, 410) else HttpError
-    return kind(f"{shown(answer.url)} answered {status}{name}; {advice}", status=status, headers=answer.headers)
+    error = kind(f"{shown(answer.url)} answered {status}{name}; {advice}", status=status, headers=answer.headers)
+    return _for(checked_url(answer.url).host, error) if status in _HOST_STATUSES else error
+
+
+Failure = TypeVar("Failure", bound=ItemError)
+
+
+def _for(host: str, error: Failure) -> Failure:
+    """The error, as one that is due to a host and says nothing about the item."""
+    error.host = host
+    return error
 
 
 # --- what may go wrong on the way -----------------------------------------------------------------------------------
@@ -548,17 +560,20 @@ def _certificate_problem(error: BaseException | None) -> ssl.SSLCertVerification
 def _network_error(target: httpx2.URL, error: Exception, timeout_s: float) -> ItemError:
     certificate = _certificate_problem(error)
     if certificate:
-        return ItemError(
+        reason = (
             f"the certificate of {target.host} is not trusted: {certificate.verify_message}; if the site is your own, "
             "name its authority in $SSL_CERT_FILE"
         )
+        return _for(target.host, ItemError(reason))
     if isinstance(error, httpcore2.ReadTimeout | httpcore2.WriteTimeout):
         return ItemError(f"{shown(target)} took longer than {timeout_s:g} s; try again later, or allow more in [fetch]")
     if isinstance(error, httpcore2.ConnectTimeout):
-        return ItemError(f"{target.host} does not answer; check the address and your connection, or try again later")
+        reason = f"{target.host} does not answer; check the address and your connection, or try again later"
+        return _for(target.host, ItemError(reason))
     if isinstance(error, httpcore2.ProtocolError):
         return ItemError(f"{shown(target)} broke off or does not speak HTTP: {error}; try again later")
-    return ItemError(f"{target.host} cannot be reached: {error}; check the address and your connection")
+    reason = f"{target.host} cannot be reached: {error}; check the address and your connection"
+    return _for(target.host, ItemError(reason))
 
 
 # --- taking turns ---------------------------------------------------------------------------------------------------

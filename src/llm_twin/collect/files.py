@@ -169,6 +169,16 @@ class FilesSource:
         except Exception as error:  # a parser of somebody else met a file nobody foresaw: this file fails, no other
             raise ItemError(f"could not be parsed: {type(error).__name__}: {error}; open and save it again") from error
 
+    def key_of(self, path: Path) -> str | None:
+        """See `Divisible.key_of`: the path as written counts first, then where its links lead."""
+        if not self._root.is_dir():
+            return None
+        for leads_to in (os.path.abspath, os.path.realpath):
+            inner, folder = Path(leads_to(path)), Path(leads_to(self._root))
+            if inner != folder and inner.is_relative_to(folder):
+                return inner.relative_to(folder).as_posix()
+        return None
+
     # --- listing ----------------------------------------------------------------------------------------------------
 
     def _root_stat(self) -> os.stat_result:

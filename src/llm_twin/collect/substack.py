@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from llm_twin.collect import feed
 from llm_twin.collect.body import body_markdown, has_class
 from llm_twin.collect.export import Export, ExportSource, Row, Shelf, named_like
-from llm_twin.collect.fetch import FEEDS, JSON, HttpError
+from llm_twin.collect.fetch import FEEDS, JSON, PAGES, HttpError
 from llm_twin.collect.html import drop, parse_html
 from llm_twin.collect.reading import Reading, document_from, parse_date
 from llm_twin.collect.sources import SourceContext
@@ -154,6 +154,11 @@ class SubstackPublication:
             path=urlsplit(item.key).path,
             fetched_at=self._context.now(),
         )
+
+    def revisit(self, document: Document) -> Document:
+        """See `Window.revisit`: whether its page still stands; its text is told by the archive and the feed alone."""
+        self._context.fetcher().fetch(document.url or self._site, accept=PAGES)
+        return document
 
     def _page(self, offset: int) -> Sequence[Mapping[str, Any]]:
         """Posts of the archive from an offset. Raises `ValueError` for an answer that is no list of posts."""

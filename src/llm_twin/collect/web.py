@@ -5,7 +5,8 @@
                             └─ no ─> a feed? ─ yes ─> its entries (see feed.py)
                                        └─ no ─> follow links, page by page
 
-A page that is an empty shell, which scripts have yet to fill, is read through the browser, where there is one.
+A page that is an empty shell, which scripts have yet to fill, is read through the browser, where there is one; a kind
+of source that reads every page so is `browser.py`. Sitemaps and feeds are always fetched plainly.
 A page is told apart by its canonical address. What a page says of itself (title, author, date, canonical address)
 counts; sites' interface that is left in the text is taken out later, by its recurrence over pages.
 """
@@ -17,8 +18,10 @@ import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, timedelta
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import ClassVar, Literal, Self
 from urllib.parse import urljoin, urlsplit
 
 import pathspec
@@ -28,7 +31,7 @@ from llm_twin.collect.fetch import FEEDS, JSON, PAGES, Fetched, Fetcher, Gone
 from llm_twin.collect.html import parse_html
 from llm_twin.collect.page import canonical, is_archive_path, is_shell, links_in, read_page, same_site
 from llm_twin.collect.reading import document_from, parse_date
-from llm_twin.collect.rendering import render_page
+from llm_twin.collect.rendering import Rendering, render_page
 from llm_twin.collect.sources import SourceContext
 from llm_twin.core.errors import ConfigError, ItemError, MissingExtra, PartialListing, SourceError
 from llm_twin.core.records import Document, Item, ItemState, fingerprint
@@ -58,11 +61,18 @@ class Unrendered(ItemError):
     passing = True
 
     def __init__(self, problem: str) -> None:
-        super().__init__(
-            "is an empty shell that scripts fill; to have it rendered, run pip install 'llm-twin[browser]' and install "
-            f'Chromium, or use kind = "browser" where they are ({problem})',
-            skipped=True,
-        )
+        super().__init__(f"is an empty shell that scripts fill, and no browser can render it: {problem}", skipped=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Which pages of a site are collected; the fields are options of `WebSource`."""
+
+    scope: Scope = "auto"
+    prefix: str = ""
+    max_pages: int = MAX_PAGES
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
 
 
 class WebSource:
@@ -73,9 +83,14 @@ class WebSource:
     the folder of the address). `include` and `exclude` are patterns as in .gitignore, for the path of the address.
     `max_pages` bounds a site: of one that has more, nothing counts as removed. `platform` is recorded as the documents'
     source.
+
+    Of a page that is rendered, `scroll` goes to its end until nothing new comes, `wait_for` is a CSS selector that must
+    match before it is read, and `timeout_s` bounds all of that (0: as in `[browser]`). `profile` is the folder of a
+    browser profile in which you signed in: with one, every page is opened by the browser alone.
     """
 
     example: ClassVar[str] = "https://you.example/blog/"
+    renders_all: ClassVar[bool] = False
 
     @classmethod
     def recognises(cls, address: str) -> bool:
@@ -95,49 +110,46 @@ class WebSource:
         include: tuple[str, ...] = (),
         exclude: tuple[str, ...] = (),
         platform: str = "web",
-    ) -> WebSource:
+        scroll: bool = True,
+        wait_for: str = "",
+        timeout_s: float = 0.0,
+        profile: str = "",
+    ) -> Self:
         """The page or site at an address; options as in the class."""
+        if max_pages < 1:
+            raise ConfigError(f"max_pages of {address!r} is {max_pages}; it must be at least 1")
+        if profile and not (context.root / Path(profile).expanduser()).is_dir():
+            raise ConfigError(
+                f"the browser profile {profile!r} of {address!r} is no folder; make one by signing in: "
+                f"chromium --user-data-dir={profile} --password-store=basic"
+            )
         return cls(
             address,
             context,
-            scope=scope,
-            prefix=prefix,
-            max_pages=max_pages,
-            include=include,
-            exclude=exclude,
+            extent=Extent(scope, prefix, max_pages, include, exclude),
+            rendering=Rendering(scroll, wait_for, timeout_s, profile),
             platform=platform,
         )
 
     def __init__(
-        self,
-        address: str,
-        context: SourceContext,
-        *,
-        scope: Scope = "auto",
-        prefix: str = "",
-        max_pages: int = MAX_PAGES,
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
-        platform: str = "web",
+        self, address: str, context: SourceContext, *, extent: Extent, rendering: Rendering, platform: str
     ) -> None:
-        if max_pages < 1:
-            raise ConfigError(f"max_pages of {address!r} is {max_pages}; it must be at least 1")
         self.name = address
         self.platform = platform
-        self.scope = scope
-        self.prefix = prefix
-        self.max_pages = max_pages
+        self.extent = extent
         try:
             self._address = canonical(address)
         except ItemError as error:
             raise ConfigError(str(error)) from None
         self._context = context
-        self._include = pathspec.GitIgnoreSpec.from_lines(include) if include else None
-        self._exclude = pathspec.GitIgnoreSpec.from_lines(exclude)
+        self._rendering = rendering
+        self._include = pathspec.GitIgnoreSpec.from_lines(extent.include) if extent.include else None
+        self._exclude = pathspec.GitIgnoreSpec.from_lines(extent.exclude)
         self._feed: feed.FeedSource | None = None
         self._at_hand: tuple[str, Fetched | ItemError] | None = None
         self._no_browser = ""
-        self._how = fingerprint(READER_VERSION, context.author, platform)[:8]
+        shown = (self.renders_all, rendering.scroll, rendering.wait_for, rendering.profile)
+        self._how = fingerprint(READER_VERSION, context.author, platform, shown)[:8]
 
     def list(self) -> Iterator[Item | ItemState]:
         """The page, or every page of the site; see `Source.list`.
@@ -148,13 +160,13 @@ class WebSource:
         """
         self._feed = self._at_hand = None
         self._no_browser = ""
-        if self.scope == "page":
+        if self.extent.scope == "page":
             yield Item(self._address)
             return
         start = self._get(self._address)
         if feed.is_feed(start):
             yield from self._from_feed(start.url)
-        elif self.scope == "auto" and self._is_article(start):
+        elif self.extent.scope == "auto" and self._is_article(start):
             self._at_hand = (self._address, start)
             yield Item(self._address)
         else:
@@ -177,25 +189,46 @@ class WebSource:
             fetched_at=self._context.now(),
         )
 
+    def revisit(self, document: Document) -> Document:
+        """See `Window.revisit`, for the sites of which a feed is all there is."""
+        if self._feed is None:
+            raise ItemError("is linked from nowhere that can be read; nothing is known of it", skipped=True)
+        return self._feed.revisit(document)
+
     @property
     def _fetcher(self) -> Fetcher:
         return self._context.fetcher()
 
     def _get(self, url: str) -> Fetched:
-        """What is at an address: a page as it came, unless it is a shell that a browser can fill."""
-        page = self._fetcher.fetch(url, accept=_ACCEPT)
-        return self._rendered(page) if is_shell(page) and not self._no_browser else page
+        """What is at an address, rendered where it is a page and this source renders it.
 
-    def _rendered(self, shell: Fetched) -> Fetched:
+        What a site shows to strangers is of no interest to whoever signed in: then only the browser asks for it.
+        """
+        if self._rendering.profile:
+            return self._rendered(url)
+        page = self._fetcher.fetch(url, accept=_ACCEPT)
+        if self.renders_all:
+            return self._rendered(url) if page.content_type in PAGES else page
+        return self._filled(page) if is_shell(page) and not self._no_browser else page
+
+    def _filled(self, shell: Fetched) -> Fetched:
         """The page a browser makes of a shell; the shell, and from then on every other, when none can be had."""
         try:
-            browser = self._context.browser()
-            return render_page(shell.url, fetcher=self._fetcher, browser=browser, now=self._context.now, scroll=True)
+            return self._rendered(shell.url)
         except ItemError:
             raise
         except (ConfigError, MissingExtra, SourceError) as error:
             self._no_browser = str(error)
             return shell
+
+    def _rendered(self, url: str) -> Fetched:
+        return render_page(
+            url,
+            fetcher=self._fetcher,
+            browser=self._context.browser(self._rendering.profile),
+            now=self._context.now,
+            rendering=self._rendering,
+        )
 
     def _page(self, key: str) -> Fetched:
         """The page of a key, without asking twice for one that the listing has read just before."""
@@ -235,13 +268,13 @@ class WebSource:
 
     def _below(self, start: str) -> str:
         """The beginning of every address that belongs to the site."""
-        if self.prefix:
-            return canonical(self.prefix, start)
+        if self.extent.prefix:
+            return canonical(self.extent.prefix, start)
         folder, _, name = start.rpartition("/")
         return f"{folder}/" if "." in name or not name else f"{start}/"
 
     def _from_feed(self, url: str) -> Iterator[Item | ItemState]:
-        self._feed = feed.FeedSource(url, self._context, platform=self.platform, name=self.name)
+        self._feed = feed.FeedSource(url, self._context, platform=self.platform, name=self.name, get_page=self._get)
         yield from self._feed.list()
 
     def _from_sitemaps(self, sitemaps: Sequence[Fetched], below: str) -> Iterator[Item | ItemState]:
@@ -255,7 +288,7 @@ class WebSource:
             same = key.rstrip("/")
             if same in seen or not self._belongs(key, below) or not self._wanted(key):
                 continue
-            if len(seen) == self.max_pages:
+            if len(seen) == self.extent.max_pages:
                 raise self._too_many()
             seen.add(same)
             yield self._refusal(key) or Item(key, self._version(page.changed))
@@ -291,7 +324,7 @@ class WebSource:
             for link in _links(page):
                 same = link.rstrip("/")
                 if same not in seen and self._belongs(link, below) and not _ACTION.search(urlsplit(link).query):
-                    if len(seen) == self.max_pages:
+                    if len(seen) == self.extent.max_pages:
                         raise self._too_many()
                     seen.add(same)
                     waiting.append(link)
@@ -308,7 +341,8 @@ class WebSource:
 
     def _too_many(self) -> SourceError:
         return SourceError(
-            f"{self.name} has more than {self.max_pages} pages; raise max_pages, or narrow it with prefix and exclude"
+            f"{self.name} has more than {self.extent.max_pages} pages; raise max_pages, or narrow it with prefix and "
+            "exclude"
         )
 
     def _belongs(self, url: str, below: str) -> bool:
