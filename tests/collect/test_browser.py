@@ -15,7 +15,7 @@ from llm_twin.collect.fetch import Fetcher, FetchPolicy, Gone, HttpError
 from llm_twin.collect.rendering import render_page
 from llm_twin.collect.sources import SourceContext
 from llm_twin.collect.web import WebSource
-from llm_twin.core.errors import ConfigError, ItemError
+from llm_twin.core.errors import ConfigError, ItemError, PartialListing
 from llm_twin.core.ports import Browser
 from llm_twin.core.records import Item, Rendered
 from llm_twin.twin import Twin
@@ -175,15 +175,17 @@ def test_a_closed_gate_lets_nobody_through_and_ends_what_stands(outside):
 
 
 class Shown:
-    """A browser that shows the same page, whatever it is asked for."""
+    """A browser that shows the same page whatever it is asked for, or the pages of a table by address."""
 
-    def __init__(self, page: Rendered | ItemError) -> None:
+    def __init__(self, page: Rendered | ItemError | dict[str, str]) -> None:
         self.page = page
+        self.asked: list[tuple[str, str | None]] = []
 
     def render(self, url, *, scroll=False, wait_for=None, timeout_s=None) -> Rendered:
+        self.asked.append((url, wait_for))
         if isinstance(self.page, ItemError):
             raise self.page
-        return self.page
+        return Rendered(self.page[url], url, 200) if isinstance(self.page, dict) else self.page
 
     def close(self) -> None:
         pass
@@ -291,6 +293,47 @@ def test_what_is_no_page_is_fetched_and_not_rendered(context, site):
     first, second = ([item for item in each.list() if isinstance(item, Item)] for each in (with_scrolling, without))
     assert [item.key for item in first] == [f"{site.url}/posts/a"]
     assert first[0].version != second[0].version
+
+
+def shown_to(fetcher: Fetcher, folder: Path, pages: dict[str, str]) -> tuple[Shown, SourceContext]:
+    shown = Shown(pages)
+    return shown, SourceContext("Jane Roe", folder, lambda: fetcher, lambda: NOW, lambda profile="": shown)
+
+
+FEED = """<rss version="2.0"><channel><title>Jane</title><item><title>Queues</title><link>{url}</link>
+<guid>1</guid><description>In short …</description></item></channel></rss>"""
+
+
+def test_whoever_signed_in_gets_pages_by_the_browser_alone_and_the_feed_plainly(tmp_path, fetcher, site):
+    (tmp_path / "signed-in").mkdir()
+    post = f"{site.url}/blog/queues"
+    site.pages["/feed.xml"] = FEED.format(url=post)
+    home = "<html><link rel=alternate type=application/rss+xml href=/feed.xml><body><p>Welcome, Jane."
+    article = f"<html><title>Queues</title><body><article><h1>Queues</h1>{ESSAY}</article>"
+    shown, context = shown_to(fetcher, tmp_path, {f"{site.url}/blog/": home, post: article})
+    source = WebSource.open(f"{site.url}/blog/", context, profile="signed-in")
+    (document,) = [source.fetch(item) for item in _until_its_window_ends(source.list())]
+    assert document.text.count("Paragraph") == 8
+    assert shown.asked == [(f"{site.url}/blog/", None), (post, None)]
+    assert not {"/blog/", "/blog/queues"} & set(site.asked)
+
+
+def test_an_empty_shell_behind_a_feed_is_rendered_and_waited_for_as_any_other(tmp_path, fetcher, site):
+    post = f"{site.url}/blog/queues"
+    site.pages |= {"/feed.xml": FEED.format(url=post), "/blog/queues": SHELL.format(title="Queues", body="")}
+    rendered = f"<html><title>Queues</title><body><article><h1>Queues</h1>{ESSAY}</article>"
+    shown, context = shown_to(fetcher, tmp_path, {post: rendered})
+    source = WebSource.open(f"{site.url}/feed.xml", context, wait_for="article")
+    (item,) = _until_its_window_ends(source.list())
+    assert source.fetch(item).text.count("Paragraph") == 8
+    assert shown.asked == [(post, "article")]
+
+
+def _until_its_window_ends(listed: Iterator[Item]) -> Iterator[Item]:
+    try:
+        yield from listed
+    except PartialListing:
+        return
 
 
 def test_a_browser_is_asked_for_by_name_only():

@@ -25,7 +25,7 @@ _QUOTE = "twin0quotation"
 _NOT_IN_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _LANGUAGE_CLASS = re.compile(r"(?:^|\s)(?:language|lang|highlight-source|brush:)[-\s]?([\w+#-]+)")
 
-WAIT_FOR = 'its scripts ran, so name what to wait for with `wait_for` (of kind = "browser")'
+WAIT_FOR = "its scripts ran, so name what to wait for with `wait_for`"
 """What to do about a rendered page that holds nothing."""
 
 _NOT_PEOPLE = {

@@ -1,8 +1,13 @@
-"""One page through a real browser, as a fetcher would have brought it."""
+"""One page through a real browser, as a fetcher would have brought it.
+
+Overlays such as cookie banners are taken out of what was read, and nobody clicks on them: nothing is agreed to in the
+name of the person, and nothing stays hidden, since text under a banner is in the page all the same.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 
 from llm_twin.collect.addresses import shown
@@ -11,15 +16,23 @@ from llm_twin.core.errors import ItemError
 from llm_twin.core.ports import Browser
 
 
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """How a browser reads a page; the fields are options of `WebSource`, empty or 0 where they ask for nothing."""
+
+    scroll: bool = True
+    wait_for: str = ""
+    timeout_s: float = 0.0
+    profile: str = ""
+
+
 def render_page(
     url: str,
     *,
     fetcher: Fetcher,
     browser: Browser,
     now: Callable[[], datetime],
-    scroll: bool = False,
-    wait_for: str | None = None,
-    timeout_s: float | None = None,
+    rendering: Rendering = Rendering(),
 ) -> Fetched:
     """A page as the browser shows it, under the same rules as `Fetcher.fetch`: robots.txt, pace, addresses, statuses.
 
@@ -29,7 +42,12 @@ def render_page(
     fetcher.permit(url)
     before = fetcher.gate.latest_problem()
     try:
-        rendered = browser.render(url, scroll=scroll, wait_for=wait_for, timeout_s=timeout_s)
+        rendered = browser.render(
+            url,
+            scroll=rendering.scroll,
+            wait_for=rendering.wait_for or None,
+            timeout_s=rendering.timeout_s or None,
+        )
     except ItemError as error:
         if problem := fetcher.gate.problem(url):
             raise problem from None
