@@ -10,12 +10,14 @@ import threading
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import numpy as np
 import pytest
 
 qdrant_client = pytest.importorskip("qdrant_client", reason="needs the extra llm-twin[qdrant]")
 
 from llm_twin.adapters.qdrant import QdrantIndex  # noqa: E402 – only with the extra
 from llm_twin.core.errors import StoreError  # noqa: E402
+from llm_twin.core.records import Chunk, DocumentHeader, IndexEntry, Query, SparseVector  # noqa: E402
 
 ENCODERS = {"embedder": "minilm@1", "sparse": "bm25-1", "dim": 4}
 
@@ -118,3 +120,47 @@ def test_a_collection_without_a_manifest_says_what_is_missing(client):
     client.update_collection_aliases([qdrant_client.models.CreateAliasOperation(create_alias=create)])
     with pytest.raises(StoreError, match=r"Qdrant 1\.16 or newer.*twin sync --rebuild"):
         QdrantIndex("memory", collection="books", client=client).info()
+
+
+def test_a_closed_index_has_let_go_of_its_connections_and_left_a_client_of_others_alone(client):
+    index = QdrantIndex("http://127.0.0.1:9")
+    index.close()
+    with pytest.raises(StoreError, match="closed"):
+        index.info()
+    QdrantIndex("memory", client=client).close()
+    assert QdrantIndex("memory", client=client).info() is None
+
+
+class Flipping:
+    """A client under which another writer publishes, and clears what was live, while a search is on its way."""
+
+    def __init__(self, client, publish) -> None:
+        self._client = client
+        self._publish = publish
+
+    def query_batch_points(self, *arguments, **named):
+        if self._publish:
+            publish, self._publish = self._publish, None
+            publish()
+            raise ValueError("Collection was dropped")
+        return self._client.query_batch_points(*arguments, **named)
+
+    def __getattr__(self, name):
+        return getattr(self._client, name)
+
+
+def test_a_search_whose_generation_is_cleared_meanwhile_finds_the_next_one(client):
+    writer = QdrantIndex("memory", collection="books", client=client)
+
+    def publish(title):
+        document = DocumentHeader("d1", "Ann", "files", "post", title)
+        chunk = Chunk("c1", "d1", title, 0, len(title))
+        vector = np.array([1, 0, 0, 0], np.float32)
+        with writer.draft(**ENCODERS, copy=False) as draft:
+            draft.upsert([IndexEntry(chunk, document, vector, SparseVector((1,), (1.0,)), title)])
+            draft.publish(digest=title)
+
+    publish("before")
+    reader = QdrantIndex("memory", collection="books", client=Flipping(client, lambda: publish("after")))
+    found = reader.search(Query("q", sparse=SparseVector((1,), (1.0,))), k=3)
+    assert [hit.chunk.text for hit in found["bm25"]] == ["after"]

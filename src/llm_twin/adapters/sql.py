@@ -490,7 +490,16 @@ def _engine(url: sa.URL, busy_timeout_s: float) -> Engine:
     dumps = partial(json.dumps, ensure_ascii=False)
     on_sqlite = url.get_backend_name() == "sqlite"
     try:
-        engine = sa.create_engine(url, json_serializer=dumps, hide_parameters=True, pool_pre_ping=not on_sqlite)
+        engine = sa.create_engine(
+            url,
+            json_serializer=dumps,
+            hide_parameters=True,
+            pool_pre_ping=not on_sqlite,
+            # Threads of a server take turns at these; a PostgreSQL server has 100 for all its clients by default.
+            pool_size=8,
+            max_overflow=8,
+            pool_timeout=busy_timeout_s,
+        )
     except ImportError as error:
         raise MissingExtra("PostgreSQL", "postgres", "psycopg") from error
     prepare, begin = (_prepare_sqlite, _begin_sqlite) if on_sqlite else (_prepare_postgresql, _begin_postgresql)
@@ -554,6 +563,8 @@ _REMEDIES = {
 
 
 def _remedy(cause: BaseException) -> str:
+    if isinstance(cause, sa.exc.TimeoutError):
+        return "all connections of this process were in use for long: wait for other requests to end, then try again"
     code = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None) or ""
     for known, remedy in _REMEDIES.items():
         if code.startswith(known):
