@@ -207,8 +207,10 @@ class ServerSettings(_Section):
     """Port it listens on; 0 takes a free one."""
     streams: int = Field(default=64, ge=1, le=1000)
     """Answers made at the same time."""
+    searches: int = Field(default=16, ge=1, le=1000)
+    """Searches made at the same time."""
     waiting: int = Field(default=64, ge=0, le=10_000)
-    """Further answers that may wait for their turn; beyond them a client is asked to come back later (429)."""
+    """Further answers, and searches, that may wait for their turn; who comes after them is asked to try later (429)."""
     search_timeout_s: float = Field(default=30.0, gt=0)
     """Seconds a search may take."""
     retrieval_timeout_s: float = Field(default=60.0, gt=0)
@@ -217,6 +219,22 @@ class ServerSettings(_Section):
     """Seconds a whole answer or draft may take."""
     shutdown_s: float = Field(default=30.0, ge=0)
     """Seconds that answers under way may go on when the service is stopped."""
+    hosts: tuple[str, ...] = ()
+    """Names beside localhost under which a service without keys may be called, such as that of this machine."""
+    cors_origins: tuple[str, ...] = ()
+    """Sites whose pages may call the service from a browser, as in `https://notes.example.org`; none by default."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses of reverse proxies whose X-Forwarded-For is believed."""
+    asks_per_minute: int = Field(default=60, ge=1)
+    """Answers, drafts and feedback that one key may ask for in a minute."""
+    reads_per_minute: int = Field(default=600, ge=1)
+    """Other requests that one key may send in a minute."""
+    max_body_bytes: int = Field(default=10_000_000, ge=1000)
+    """Most bytes of a request, such as a batch of questions."""
+    body_timeout_s: float = Field(default=30.0, gt=0)
+    """Seconds a request may take to arrive."""
+    log_questions: bool = False
+    """Whether the access log tells what stands after the `?` of an address."""
 
 
 class TracesSettings(_Section):

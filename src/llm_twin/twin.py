@@ -824,9 +824,8 @@ class Twin:
     @_part
     def fetcher(self) -> Any:
         """The one way to the network for every source; what it fetched is kept to ask only for what changed."""
-        build = catalog.part("fetcher", "http")
-        policy = catalog.part("fetcher", "policy")(**self.settings.fetch.model_dump())
-        return build(cache_dir=self.workspace.state / "fetched", policy=policy)
+        build = catalog.part("fetcher", "http").open
+        return build(self.workspace.state / "fetched", **self.settings.fetch.model_dump())
 
     def browser(self, profile: str = "") -> ports.Browser:
         """The browser that uses a profile folder, by default none; each is opened once, and closed after a sync."""
@@ -1055,6 +1054,13 @@ class Twin:
 
     def _recognise(self, address: str) -> str:
         """The first kind that takes an address, in the order of the catalog."""
+        try:
+            urlsplit(address)
+        except ValueError as error:
+            raise ConfigError(
+                f"the source {address!r} has no address that can be read: {error}; correct it, and percent-encode "
+                "brackets"
+            ) from None
         for name in catalog.ordered("source"):
             if catalog.part("source", name).recognises(address):
                 return name

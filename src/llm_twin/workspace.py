@@ -96,6 +96,18 @@ class Workspace:
         finally:
             lock.release()
 
+    def is_being_written(self) -> bool:
+        """Whether a process holds the writer's lock now, this one included."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.state / "writer.lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            return True
+        lock.release()
+        return False
+
     def _checked(self) -> Workspace:
         """This workspace with its state folder there and of a layout this version knows."""
         marker = self.state / "layout"

@@ -74,6 +74,12 @@ class OpenAiModel:
     def __repr__(self) -> str:
         return f"OpenAiModel(model={self.name!r}, base_url={self.base_url!r})"
 
+    def close(self) -> None:
+        """End the connections to the server, also those that are in use; the next call would open new ones."""
+        client = self.__dict__.pop("_client", None)
+        if client is not None:
+            client.close()
+
     def stream(
         self,
         messages: Sequence[Message],
@@ -113,6 +119,10 @@ class OpenAiModel:
                 wait_s = broken.wait_s if broken.wait_s is not None else min(0.5 * 2**attempt, 8.0)
                 _log.info("%s: %s; next try in %.1f s", self.name, broken, wait_s)
             self._sleep(wait_s)
+
+    def prepare(self) -> None:
+        """Load the client now, so that the first reply does not wait for it; nothing is sent."""
+        _ = self._client
 
     def models(self) -> list[str]:
         """Names of the models this server offers, sorted. Raises `ModelError` when it does not tell."""

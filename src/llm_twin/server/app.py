@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
+import re
+import secrets
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.responses import FileResponse
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llm_twin.server import asking, health, problems, reading, talks
+from llm_twin.server import asking, health, problems, reading, schemas, talks, work
+from llm_twin.server.metrics import Measured, Metrics
 from llm_twin.server.streaming import Desk
 from llm_twin.twin import Twin
 
 WEB = Path(__file__).parent / "web"
+
+_TAGS = [
+    {"name": "asking", "description": "Answers, drafts and passages."},
+    {"name": "conversations", "description": "What was said, and what readers think of it."},
+    {"name": "reading", "description": "What the twin knows and did."},
+    {"name": "work", "description": "Syncs and batches of questions."},
+    {"name": "health", "description": "For whoever runs the service."},
+]
 
 
 def create_app(twin: Twin) -> FastAPI:
@@ -22,16 +39,40 @@ def create_app(twin: Twin) -> FastAPI:
         title="LLM Twin",
         summary="Finds, answers and writes in an author's own words, with a citation for every claim.",
         version=importlib.metadata.version("llm-twin"),
+        openapi_tags=_TAGS,
+        lifespan=_warming,
     )
     app.state.twin = twin
-    app.state.desk = Desk(twin.settings.server)
-    problems.install(app)
+    app.state.metrics = Metrics()
+    app.state.desk = Desk(twin.settings.server, app.state.metrics, with_model=bool(twin.settings.llm.model))
+
     app.include_router(asking.router)
-    app.include_router(reading.router)
     app.include_router(talks.router)
+    app.include_router(reading.router)
+    app.include_router(work.router)
     app.include_router(health.router)
     _serve_page(app)
+
+    problems.install(app)
+    schemas.describe(app)
+    app.add_middleware(Measured, metrics=app.state.metrics)
+    app.add_middleware(RequestId)
     return app
+
+
+@asynccontextmanager
+async def _warming(app: FastAPI) -> AsyncIterator[None]:
+    """Load the twin's parts while the service starts already: /readyz tells when they are there."""
+    loop = asyncio.get_running_loop()
+
+    def warm_up() -> None:
+        try:
+            app.state.twin.warm_up()
+        finally:
+            loop.call_soon_threadsafe(app.state.desk.warm.set)
+
+    threading.Thread(target=warm_up, name="twin-warm-up", daemon=True).start()
+    yield
 
 
 def _serve_page(app: FastAPI) -> None:
@@ -44,3 +85,30 @@ def _serve_page(app: FastAPI) -> None:
         return FileResponse(WEB / "index.html")
 
     app.mount("/web", StaticFiles(directory=WEB), name="web")
+
+
+class RequestId:
+    """ASGI middleware: every request has an id, the client's own `X-Request-Id` or a new one; its response names it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with its id in `request.state.request_id`."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def naming(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        await self.app(scope, receive, naming)
+
+
+# What may stand in a log line.
+_REQUEST_ID = re.compile(r"[\w.:-]{1,100}", re.ASCII)

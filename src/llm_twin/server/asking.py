@@ -3,66 +3,75 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from llm_twin.core.records import (
-    Done,
-    Event,
-    Filter,
-    Passage,
-    Passages,
-    TextDelta,
-    Understood,
-    Withdrawn,
-    to_json,
-)
-from llm_twin.server.schemas import AskBody, Filters, SearchBody, WriteBody
-from llm_twin.server.streaming import EventStream, unless_left, whole
+from llm_twin.core.records import Done, Event, Filter, Passage, Passages, TextDelta, Understood, Withdrawn, to_json
+from llm_twin.server import examples
+from llm_twin.server.schemas import AnswerReply, AskBody, Filters, HitReply, SearchBody, WriteBody, problems, reply
+from llm_twin.server.streaming import Desk, EventStream, begun, unless_left, whole
 from llm_twin.server.talks import user_of
 from llm_twin.twin import Chat, Twin
 
 router = APIRouter(prefix="/v1", tags=["asking"])
 
+_ANSWER = reply(
+    AnswerReply, examples.ANSWER, description="The answer, or with `stream` its events.", events=examples.STREAM
+)
+_FAILURES = (400, 404, 409, 501, 502, 503, 504)
 
-@router.post("/ask")
+
+@router.post("/ask", responses={200: _ANSWER, **problems(*_FAILURES)})
 async def ask(body: AskBody, request: Request) -> Response:
-    """Answer a question from the author's writing, every claim cited; with `stream` as server-sent events."""
-    twin: Twin = request.app.state.twin
+    """Answer a question from the author's writing, every claim cited; with `stream` as it is made.
+
+    Where the writing does not cover the question the answer says so (`mode` is `abstained`). Without a language model,
+    or when it fails, the answer quotes the author (`extractive`).
+    """
 
     def begin() -> Iterator[Event]:
-        where = filter_of(twin, body.filters)
+        where = filter_of(twin_of(request), body.filters)
         return _chat(request, body.conversation_id, keep=body.keep).ask(body.question, where=where)
 
-    return await _reply(request, begin, body.stream)
+    return await _answer(request, begin, stream=body.stream)
 
 
-@router.post("/write")
+@router.post("/write", responses={200: _ANSWER, **problems(*_FAILURES)})
 async def write(body: WriteBody, request: Request) -> Response:
     """Draft a text on a topic in the author's voice, grounded in what they wrote. Needs a language model."""
 
     def begin() -> Iterator[Event]:
         return _chat(request, None, keep=body.keep).write(body.topic, kind=body.kind, words=body.words)
 
-    return await _reply(request, begin, body.stream)
+    return await _answer(request, begin, stream=body.stream)
 
 
-@router.post("/search")
+@router.post("/search", responses={200: reply(list[HitReply], examples.HITS), **problems(400, 404, 503, 504)})
 async def search(body: SearchBody, request: Request) -> Response:
     """Find the passages that match best, best first."""
-    twin: Twin = request.app.state.twin
+    twin = twin_of(request)
 
-    def find() -> Any:
+    def find() -> list[dict[str, Any]]:
         where = filter_of(twin, body.filters)
-        hits = twin.search(body.query, k=body.k, where=where, method=body.method)
-        return [hit.as_json() for hit in hits]
+        return [hit.as_json() for hit in twin.search(body.query, k=body.k, where=where, method=body.method)]
 
-    return JSONResponse(await run_in_threadpool(find))
+    return JSONResponse(await unless_left(request, desk_of(request).search(find)))
+
+
+def twin_of(request: Request) -> Twin:
+    """The twin that this service serves."""
+    twin: Twin = request.app.state.twin
+    return twin
+
+
+def desk_of(request: Request) -> Desk:
+    """Where this service does its work."""
+    desk: Desk = request.app.state.desk
+    return desk
 
 
 def filter_of(twin: Twin, filters: Filters) -> Filter:
@@ -70,25 +79,24 @@ def filter_of(twin: Twin, filters: Filters) -> Filter:
     return twin.filter(**filters.model_dump())
 
 
-async def _reply(request: Request, begin: Callable[[], Iterator[Event]], stream: bool) -> Response:
-    events = request.app.state.desk.events(begin)
+async def _answer(request: Request, begin: Callable[[], Iterator[Event]], *, stream: bool) -> Response:
+    events = desk_of(request).events(begin)
     if stream:
-        return EventStream(told(events))
-    return JSONResponse((await unless_left(request, whole(events))).as_json())
+        return EventStream(await unless_left(request, begun(told(events))))
+    done = await unless_left(request, whole(events))
+    return JSONResponse(done.as_json(), headers={"Server-Timing": _server_timing(done.answer.timings_ms)})
 
 
 def _chat(request: Request, conversation_id: str | None, *, keep: bool) -> Chat:
     """The caller's conversation; what the settings do not keep, no request can have kept."""
-    twin: Twin = request.app.state.twin
-    return twin.chat(conversation_id, user=user_of(request), keep=None if keep else False)
+    return twin_of(request).chat(conversation_id, user=user_of(request), keep=None if keep else False)
 
 
-async def told(events: AsyncIterator[Event]) -> AsyncIterator[tuple[str, Any]]:
+async def told(events: AsyncGenerator[Event, None]) -> AsyncGenerator[tuple[str, Any], None]:
     """The twin's events under the names and in the shapes of the HTTP stream."""
     passages: dict[int, Passage] = {}
-    text = ""
-    cited: set[int] = set()
-    async with aclosing(events) as events:  # type: ignore[type-var]
+    marks = _Marks()
+    async with aclosing(events):
         async for event in events:
             if isinstance(event, Understood):
                 yield "understood", to_json(event)
@@ -97,14 +105,11 @@ async def told(events: AsyncIterator[Event]) -> AsyncIterator[tuple[str, Any]]:
                 yield "passages", to_json(event)
             elif isinstance(event, TextDelta):
                 yield "delta", {"text": event.text}
-                text += event.text
-                for number in _cited(text):
-                    if number in passages and number not in cited:
-                        cited.add(number)
+                for number in marks.new_in(event.text):
+                    if number in passages:
                         yield "citation", _source(passages[number])
             elif isinstance(event, Withdrawn):
-                text = ""
-                cited.clear()
+                marks = _Marks()
                 yield "withdrawn", {"reason": event.reason}
             elif isinstance(event, Done):
                 answer = event.as_json()
@@ -113,10 +118,28 @@ async def told(events: AsyncIterator[Event]) -> AsyncIterator[tuple[str, Any]]:
                 yield "done", answer
 
 
-def _cited(text: str) -> Iterator[int]:
-    """Numbers in square brackets, as in [2] and [1, 3], in order."""
-    for match in re.finditer(r"\[(\d+(?:\s*,\s*\d+)*)\]", text):
-        yield from (int(number) for number in match[1].split(","))
+class _Marks:
+    """Finds citation marks such as [2] and [1, 3] in a text that comes in pieces, wherever it is cut."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        self._open = ""
+
+    def new_in(self, piece: str) -> Iterator[int]:
+        """Numbers that are cited for the first time."""
+        text, end = self._open + piece, 0
+        for match in _MARK.finditer(text):
+            end = match.end()
+            for number in (int(digits) for digits in match[1].split(",")):
+                if number not in self._seen:
+                    self._seen.add(number)
+                    yield number
+        begun = text.rfind("[", end)
+        self._open = text[begun:] if begun >= 0 and len(text) - begun < _LONGEST_MARK else ""
+
+
+_LONGEST_MARK = 40
+_MARK = re.compile(r"\[(\d{1,4}(?:\s*,\s*\d{1,4})*)\]")
 
 
 def _source(passage: Passage) -> dict[str, Any]:
@@ -128,3 +151,11 @@ def _source(passage: Passage) -> dict[str, Any]:
         "url": document.url,
         "published_at": to_json(document.published_at),
     }
+
+
+def _server_timing(timings_ms: Any) -> str:
+    """Milliseconds per step for a browser's developer tools (W3C Server Timing)."""
+    return ", ".join(f"{stage};dur={spent:.1f}" for stage, spent in timings_ms.items() if _TOKEN.fullmatch(stage))
+
+
+_TOKEN = re.compile(r"[\w-]+", re.ASCII)

@@ -44,15 +44,17 @@ _STATUS: tuple[tuple[type[TwinError], int, str], ...] = (
 )
 
 
-class Refused(Exception):
-    """A request that the service itself turns down: too many at once, too slow, shutting down, not allowed."""
+class Refused(HTTPException):
+    """A request that the service itself turns down: too many at once, too slow, shutting down, not allowed.
+
+    An `HTTPException`, because FastAPI turns any other one that is raised while it reads a body into a 400.
+    """
 
     def __init__(
         self, status: int, name: str, title: str, detail: str, *, headers: Mapping[str, str] | None = None
     ) -> None:
-        super().__init__(detail)
+        super().__init__(status, detail, headers)
         self.problem = Problem(name, title, status, detail)
-        self.headers = dict(headers or {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""Twin's events, made in threads, read in the event loop: admission, cancellation, time limits, server-sent events.
+"""The twin's blocking work, done in threads and read in the event loop: admission, cancellation, time limits, SSE.
 
 An answer is a generator that blocks: on the index, on the embedder, on a model's socket. Each runs in a thread of its
 own from its first event to its last, so many at a time as the settings allow; the others wait their turn in order, and
-beyond that they are refused. A reader that leaves closes the generator, wherever it is blocked.
+beyond that they are refused. When its reader leaves, or its time is over, it is cancelled wherever it is blocked.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import aclosing, suppress
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import ExitStack, aclosing, suppress
+from typing import Any, Generic, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
-from llm_twin.core.records import Done, Event, Passages
+from llm_twin.core.cancelling import Cancellation, Cancelled
+from llm_twin.core.records import Done, Event, Passages, TextDelta
+from llm_twin.server.metrics import Metrics
 from llm_twin.server.problems import Refused, problem_of
 from llm_twin.settings import ServerSettings
 
@@ -26,127 +28,207 @@ T = TypeVar("T")
 
 PING_S = 15.0
 """Seconds of silence after which a comment line keeps proxies from closing a stream."""
+PATIENCE_S = 2.0
+"""Seconds that a stream waits for its first event before it begins with none."""
+LONGEST_RETRY_S = 60
+"""Most seconds that a refused client is asked to wait."""
 
 _END = object()
 
 
 class Desk:
-    """Where answers are made: `limits.streams` at once, `limits.waiting` more in line, everybody else is refused."""
+    """Where the twin's work is done: so many answers and searches at once, so many in line, the rest is refused.
 
-    def __init__(self, limits: ServerSettings) -> None:
+    Nothing is begun until `warm` is set, nothing more once `closing` is.
+    """
+
+    def __init__(self, limits: ServerSettings, metrics: Metrics, *, with_model: bool) -> None:
         self.limits = limits
-        self.running = 0
-        self.waiting = 0
+        self.metrics = metrics
+        self.with_model = with_model
+        self.warm = asyncio.Event()
         self.closing = False
-        self._free = asyncio.Semaphore(limits.streams)
-        self._mean_s = 1.0
+        self.answers = Line(limits.streams, limits.waiting, "server.streams")
+        self.searches = Line(limits.searches, limits.waiting, "server.searches")
+        metrics.watch(self.answers, self.searches)
 
-    async def events(self, begin: Callable[[], Iterator[Event]]) -> AsyncIterator[Event]:
-        """The events that `begin` makes, as they come. Leaving the loop early stops them.
+    async def events(self, begin: Callable[[], Iterator[Event]]) -> AsyncGenerator[Event, None]:
+        """The events of an answer that `begin` makes, as they come. Leaving the loop early cancels it.
 
         Raises `Refused` when too many wait already, when the service shuts down, or when a time limit is over.
         """
-        await self._enter()
-        work = _Work(begin, asyncio.get_running_loop(), self._leave)
+        work = await self._begin(self.answers, begin)
+        work.allow(min(self.limits.retrieval_timeout_s, self.limits.answer_timeout_s))
+        silent = True
         try:
-            async for event in work.events(self.limits):
+            async for event in work.items():
+                if isinstance(event, Passages):
+                    work.allow(self.limits.answer_timeout_s)
+                elif isinstance(event, TextDelta) and silent:
+                    silent = False
+                    self.metrics.first_text(work.age_s)
+                elif isinstance(event, Done):
+                    self.metrics.answered(event.answer, with_model=self.with_model)
                 yield event
+        except TimeoutError:
+            raise self._too_slow("an answer", "server.retrieval_timeout_s or server.answer_timeout_s") from None
         finally:
-            work.stop()
+            work.cancel()
 
-    async def _enter(self) -> None:
+    async def search(self, find: Callable[[], T]) -> T:
+        """What `find` returns. Raises `Refused` as `events` does."""
+        work = await self._begin(self.searches, lambda: iter((find(),)))
+        work.allow(self.limits.search_timeout_s)
+        try:
+            return await anext(work.items())
+        except TimeoutError:
+            raise self._too_slow("a search", "server.search_timeout_s") from None
+        finally:
+            work.cancel()
+
+    async def _begin(self, line: Line, begin: Callable[[], Iterator[T]]) -> _Work[T]:
         if self.closing:
+            self.metrics.refused("shutting down")
             raise Refused(
                 503, "ShuttingDown", "Shutting down", "the service is being stopped; ask again in a moment",
                 headers={"Retry-After": "5", "Connection": "close"},
             )  # fmt: skip
-        if self._free.locked() and self.waiting >= self.limits.waiting:
-            after = max(1, min(60, round(self._mean_s * (1 + self.waiting / self.limits.streams))))
+        if line.full:
+            self.metrics.refused("busy")
+            after = line.expected_wait_s
             raise Refused(
                 429, "TooBusy", "Too many at once",
-                f"{self.running} answers are being made and {self.waiting} wait; ask again in {after} s, "
-                "or raise server.streams or server.waiting",
+                f"{line.running} requests of this kind are being answered and {line.waiting} wait; ask again in "
+                f"{after} s, or raise {line.setting} or server.waiting",
                 headers={"Retry-After": str(after)},
             )  # fmt: skip
+        await line.enter(self.warm)
+        return _Work(begin, line)
+
+    def _too_slow(self, what: str, setting: str) -> Refused:
+        self.metrics.refused("too slow")
+        return Refused(
+            504, "TimeLimit", "Time limit",
+            f"{what} took longer than this service allows; ask something narrower, or raise {setting}",
+        )  # fmt: skip
+
+
+class Line:
+    """So many at once, so many waiting; `setting` is what to raise where that is too few."""
+
+    def __init__(self, places: int, most_waiting: int, setting: str) -> None:
+        self.running = 0
+        self.waiting = 0
+        self.setting = setting
+        self._places = places
+        self._most_waiting = most_waiting
+        self._free = asyncio.Semaphore(places)
+        self._mean_s = 1.0
+
+    @property
+    def full(self) -> bool:
+        """Whether nobody more may wait."""
+        return self._free.locked() and self.waiting >= self._most_waiting
+
+    @property
+    def expected_wait_s(self) -> int:
+        """Whole seconds until a place becomes free for one who comes now, by how long work took lately."""
+        return max(1, min(LONGEST_RETRY_S, round(self._mean_s * (1 + self.waiting / self._places))))
+
+    async def enter(self, warm: asyncio.Event) -> None:
+        """Wait for a place, and until the parts are loaded: loading them twice would take longer."""
         self.waiting += 1
         try:
             await self._free.acquire()
+            try:
+                await warm.wait()
+            except BaseException:
+                self._free.release()
+                raise
         finally:
             self.waiting -= 1
         self.running += 1
 
-    def _leave(self, seconds: float) -> None:
+    def leave(self, seconds: float) -> None:
+        """Give the place back after so many seconds."""
         self.running -= 1
         self._mean_s += 0.1 * (seconds - self._mean_s)
         self._free.release()
 
 
-class _Work:
-    """One generator in its thread. `left` is called in the loop when the thread has ended, with its seconds."""
+class _Work(Generic[T]):
+    """One generator in a thread of its own, read in the loop. Its place in line is free when the thread has ended."""
 
-    def __init__(
-        self, begin: Callable[[], Iterator[Event]], loop: asyncio.AbstractEventLoop, left: Callable[[float], None]
-    ) -> None:
+    def __init__(self, begin: Callable[[], Iterator[T]], line: Line) -> None:
         self._begin = begin
-        self._loop = loop
-        self._left = left
-        self._queue: asyncio.Queue[Any] = asyncio.Queue()
-        self._stopped = threading.Event()
-        self._events: Iterator[Event] | None = None
-        self._began = loop.time()
-        # A daemon, so that a model that never answers cannot keep the process from ending.
-        threading.Thread(target=self._run, name="answer", daemon=True).start()
+        self._line = line
+        self._loop = asyncio.get_running_loop()
+        self._made: asyncio.Queue[Any] = asyncio.Queue()
+        self._cancellation = Cancellation()
+        self._began_at = self._loop.time()
+        self._until = self._began_at
+        # A daemon, so that work which cannot be woken does not keep the process from ending.
+        threading.Thread(target=self._run, name="twin-work", daemon=True).start()
 
-    async def events(self, limits: ServerSettings) -> AsyncIterator[Event]:
-        """The events as they come. Raises what the generator raised, and `Refused` when a time limit is over."""
-        until = self._began + min(limits.retrieval_timeout_s, limits.answer_timeout_s)
+    @property
+    def age_s(self) -> float:
+        """Seconds since it began."""
+        return self._loop.time() - self._began_at
+
+    def allow(self, seconds: float) -> None:
+        """Have `items` raise `TimeoutError` so many seconds after the work began."""
+        self._until = self._began_at + seconds
+
+    async def items(self) -> AsyncGenerator[T, None]:
+        """What the work makes, as it comes. Raises what the work raised."""
         while True:
-            try:
-                async with asyncio.timeout_at(until):
-                    item = await self._queue.get()
-            except TimeoutError:
-                raise _too_slow(limits) from None
+            async with asyncio.timeout_at(self._until):
+                item = await self._made.get()
             if item is _END:
                 return
             if isinstance(item, BaseException):
                 raise item
-            if isinstance(item, Passages):
-                until = self._began + limits.answer_timeout_s
             yield item
 
-    def stop(self) -> None:
-        """End the work, from any thread; it stops where it is."""
-        self._stopped.set()
-        with suppress(ValueError):  # running in its thread, which looks at `_stopped` at the next event
-            getattr(self._events, "close", lambda: None)()
+    def cancel(self) -> None:
+        """Stop the work where it is; nothing happens when it has ended."""
+        self._cancellation.cancel()
 
     def _run(self) -> None:
         try:
-            self._events = self._begin()
-            for event in self._events:
-                if self._stopped.is_set():
-                    break
-                self._tell(event)
-            self._tell(_END)
+            self._cancellation.run(self._produce)
+        except Cancelled:
+            pass
         except BaseException as error:
-            self._tell(error)
+            # Raised again in the loop, where anything but an `Exception` would end the whole service.
+            self._tell(error if isinstance(error, Exception) else RuntimeError(f"the work ended in {error!r}"))
         finally:
             with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-                self._loop.call_soon_threadsafe(self._end)
+                self._loop.call_soon_threadsafe(self._ended)
+
+    def _produce(self) -> None:
+        with ExitStack() as stack:
+            items = self._begin()
+            stack.callback(getattr(items, "close", lambda: None))
+            for item in items:
+                self._tell(item)
+                self._cancellation.check()
+        self._tell(_END)
 
     def _tell(self, item: Any) -> None:
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
+            self._loop.call_soon_threadsafe(self._made.put_nowait, item)
 
-    def _end(self) -> None:
-        self._left(self._loop.time() - self._began)
+    def _ended(self) -> None:
+        self._line.leave(self.age_s)
 
 
-async def whole(events: AsyncIterator[Event]) -> Done:
-    """The answer at the end of its events, and how it was kept."""
-    async for event in events:
-        if isinstance(event, Done):
-            return event
+async def whole(events: AsyncGenerator[Event, None]) -> Done:
+    """The last of the events, which holds the whole answer."""
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, Done):
+                return event
     raise AssertionError("the events of an answer end with Done")
 
 
@@ -175,12 +257,35 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[tuple[str, Any]]) -> None:
-        # Proxies (nginx) would hold events back, caches keep them.
+    def __init__(self, events: AsyncGenerator[tuple[str, Any], None]) -> None:
+        # Caches would keep the events, proxies (nginx) hold them back.
         super().__init__(_encoded(events), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
 
-async def _encoded(events: AsyncIterator[tuple[str, Any]]) -> AsyncIterator[bytes]:
+async def begun(events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """The same events, held back until the first is there: what fails at once is told by a status code of its own.
+
+    After `PATIENCE_S` seconds they are let go all the same: a stream that is silent is kept awake by comments.
+    """
+    first = asyncio.ensure_future(anext(events))
+    try:
+        await asyncio.wait({first}, timeout=PATIENCE_S)
+        if first.done() and (error := first.exception()):
+            raise error
+    except BaseException:
+        first.cancel()
+        raise
+
+    async def all_of_them() -> AsyncGenerator[T, None]:
+        async with aclosing(events):
+            yield await first
+            async for event in events:
+                yield event
+
+    return all_of_them()
+
+
+async def _encoded(events: AsyncGenerator[tuple[str, Any], None]) -> AsyncIterator[bytes]:
     try:
         async for told in _with_pauses(events, PING_S):
             yield KEEPALIVE_COMMENT if told is None else _event(*told)
@@ -192,9 +297,9 @@ def _event(name: str, data: Any) -> bytes:
     return format_sse_event(event=name, data_str=json.dumps(data, ensure_ascii=False))
 
 
-async def _with_pauses(items: AsyncIterator[T], every_s: float) -> AsyncIterator[T | None]:
+async def _with_pauses(items: AsyncGenerator[T, None], every_s: float) -> AsyncGenerator[T | None, None]:
     """The items, and None for every `every_s` seconds in which none came."""
-    async with aclosing(items) as items:  # type: ignore[type-var]
+    async with aclosing(items):
         coming = asyncio.ensure_future(anext(items, None))
         try:
             while True:
@@ -210,12 +315,3 @@ async def _with_pauses(items: AsyncIterator[T], every_s: float) -> AsyncIterator
         finally:
             coming.cancel()
             await asyncio.gather(coming, return_exceptions=True)
-
-
-def _too_slow(limits: ServerSettings) -> Refused:
-    return Refused(
-        504, "TimeLimit", "Time limit",
-        f"nothing was found within {limits.retrieval_timeout_s:g} s or the answer took longer than "
-        f"{limits.answer_timeout_s:g} s; ask a narrower question, or raise server.retrieval_timeout_s or "
-        "server.answer_timeout_s",
-    )  # fmt: skip
