@@ -17,8 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from llm_twin.adapters.memory import MemoryWarehouse
 from llm_twin.collect.files import FilesSource
-from llm_twin.collect.pipeline import BATCH_DOCUMENTS, CollectReport, collect
-from llm_twin.collect.reading import Reading, document_from
+from llm_twin.collect.pipeline import BATCH_DOCUMENTS, REVISITS, CollectReport, Part, adopt, collect, forget
+from llm_twin.collect.reading import Reading, document_from, hash_of
 from llm_twin.core.errors import ItemError, PartialListing, SourceError, StoreError
 from llm_twin.core.records import Document, Item, ItemState, Redaction, fingerprint
 
@@ -70,8 +70,8 @@ class Hush:
         ]
 
 
-def run(source, store: MemoryWarehouse, *, redactor=None, now: datetime = NOON, progress=None) -> CollectReport:
-    return collect(source, store=store, redactor=redactor, now=lambda: now, progress=progress)
+def run(source, store: MemoryWarehouse, *, redactor=None, now: datetime = NOON, **options) -> CollectReport:
+    return collect(source, store=store, redactor=redactor, now=lambda: now, **options)
 
 
 def outcomes(report: CollectReport) -> dict[str, str]:
@@ -216,6 +216,303 @@ def test_states_of_the_listing_are_recorded_like_those_of_a_fetch() -> None:
     assert outcomes(report) == {"a": "failed", "b": "skipped"}
     assert report.states[0].tries == 1
     assert set(texts(store)) == {"a"}
+
+
+# --- failed items and when they are tried again ---------------------------------------------------------------------
+
+
+def test_a_failed_item_is_tried_at_the_next_run_and_then_left_alone_for_longer_each_time() -> None:
+    store, site, now = MemoryWarehouse(), Site({"a": ItemError("is torn; mend it")}, versioned=False), NOON
+    waits = []
+    for tries in range(1, 9):
+        (state,) = run(site, store, now=now).states
+        assert (state.tries, state.reason, len(site.fetched)) == (tries, "is torn; mend it", tries)
+        waits.append(state.next_try - now)
+        just_before = state.next_try - timedelta(seconds=1)
+        if waits[-1]:
+            (waiting,) = run(site, store, now=just_before).states
+            assert (waiting, len(site.fetched)) == (state, tries), "it is reported as it was, and not fetched"
+        now = state.next_try
+    assert waits == [timedelta(minutes=minutes) for minutes in (0, 5, 30, 120, 480, 1440, 1440, 1440)]
+    site.pages["a"] = "Apples."
+    (state,) = run(site, store, now=now).states
+    assert (state.outcome, state.tries, state.next_try) == ("added", 0, None)
+
+
+def failed_twice(site: Site, store: MemoryWarehouse) -> None:
+    for _ in range(2):
+        run(site, store)
+    site.fetched.clear()
+
+
+def test_a_failed_item_that_changed_is_tried_at_once() -> None:
+    store, site = MemoryWarehouse(), Site({"a": ItemError("is torn; mend it"), "b": "Bread."})
+    failed_twice(site, store)
+    assert outcomes(run(site, store)) == {"a": "failed", "b": "unchanged"}
+    assert site.fetched == []
+    site.pages["a"] = "Apples."
+    assert outcomes(run(site, store)) == {"a": "added", "b": "unchanged"}
+
+
+def test_a_failed_item_is_tried_at_once_on_demand() -> None:
+    store, site = MemoryWarehouse(), Site({"a": ItemError("is torn; mend it")}, versioned=False)
+    failed_twice(site, store)
+    assert run(site, store, retry_failed=True).states[0].tries == 3
+    assert site.fetched == ["a"]
+
+
+def test_an_item_that_waits_keeps_its_document_and_is_removed_when_its_source_drops_it() -> None:
+    store, site = MemoryWarehouse(), Site({"a": "Apples.", "b": "Bread."}, versioned=False)
+    run(site, store)
+    site.pages["a"] = ItemError("is torn; mend it")
+    failed_twice(site, store)
+    run(site, store)
+    assert set(texts(store)) == {"a", "b"}
+    del site.pages["a"]
+    assert outcomes(run(site, store)) == {"b": "unchanged", "a": "removed"}
+
+
+def silent(host: str) -> ItemError:
+    error = ItemError(f"{host} does not answer; try again later")
+    error.host = host
+    return error
+
+
+def test_a_host_that_does_not_answer_is_a_problem_of_the_source_and_holds_back_no_item_for_long() -> None:
+    store = MemoryWarehouse()
+    site = Site({f"p{number}": silent("ann.example") for number in range(9)}, versioned=False)
+    report = run(site, store)
+    assert site.fetched == ["p0", "p1", "p2"], "the others are not asked for"
+    assert "ann.example kept 3 items in a row from being read" in (report.problem or "")
+    assert outcomes(report) == {"p0": "failed", "p1": "failed", "p2": "failed"}
+    now = NOON
+    for _ in range(40):
+        now += timedelta(minutes=15)
+        run(site, store, now=now)
+    assert len(site.fetched) < 9 * 14, "in ten hours each page is asked for once an hour, after a few times at first"
+    assert max(state.next_try for state in store.items()) <= now + timedelta(hours=1)
+    site.pages = dict.fromkeys(site.pages, "Pages.")
+    assert run(site, store, now=now + timedelta(hours=1)).counts == {"added": 9}
+
+
+def test_a_host_that_is_in_trouble_removes_nothing() -> None:
+    store, site = MemoryWarehouse(), Site({key: f"Text {key}." for key in "abcd"}, versioned=False)
+    run(site, store)
+    site.pages = {key: silent("ann.example") for key in "abc"}
+    assert run(site, store).problem
+    assert len(store.document_hashes()) == 4
+
+
+def test_single_pages_of_dead_hosts_are_failures_of_their_own() -> None:
+    pages = {"a": silent("one.example"), "b": silent("two.example"), "c": silent("one.example"), "d": "Dates."}
+    report = run(Site(pages), MemoryWarehouse())
+    assert (report.problem, report.counts) == (None, {"failed": 3, "added": 1})
+
+
+# --- what left a window ---------------------------------------------------------------------------------------------
+
+
+class WindowSite(Site):
+    """Shows what `pages` holds, and where posts stand what `standing` holds: text, or an error."""
+
+    def __init__(self, **pages: str) -> None:
+        super().__init__({**pages, "end": PartialListing("shows its latest items only")})
+        self.standing: dict[str, str | Exception] = {}
+        self.looked_at: list[str] = []
+
+    def revisit(self, document: Document) -> Document:
+        self.looked_at.append(document.title)
+        shown = self.standing[document.title]
+        if isinstance(shown, Exception):
+            raise shown
+        revised = replace(document, text=shown, content_hash="")
+        return replace(revised, content_hash=hash_of(revised))
+
+
+@pytest.fixture
+def left() -> tuple[WindowSite, MemoryWarehouse]:
+    """A window that showed two posts, of which one has left it."""
+    store, site = MemoryWarehouse(), WindowSite(a="Apples.", b="Bread.")
+    run(site, store)
+    del site.pages["a"]
+    return site, store
+
+
+def test_what_is_gone_from_where_it_stood_is_removed_when_it_is_gone_again_on_a_later_day(left) -> None:
+    site, store = left
+    site.standing["a"] = Missing("answers 404 Not Found")
+    assert outcomes(run(site, store)) == {"b": "unchanged", "a": "failed"}
+    assert outcomes(run(site, store, now=NOON + timedelta(hours=2)))["a"] == "failed"
+    assert len(store.document_hashes()) == 2
+    report = run(site, store, now=NOON + timedelta(days=1))
+    assert outcomes(report) == {"b": "unchanged", "a": "removed"}
+    assert set(texts(store)) == {"b"}
+
+
+@pytest.mark.parametrize("error", [ItemError("answers 403"), ItemError("is a list", skipped=True), silent("h")])
+def test_anything_else_than_gone_changes_nothing(left, error: ItemError) -> None:
+    site, store = left
+    before = {document.id: document for document in store.documents()}
+    site.standing["a"] = error
+    for days in range(20):
+        assert outcomes(run(site, store, now=NOON + timedelta(days=days))).get("a", "unchanged") == "unchanged"
+    assert {document.id: document for document in store.documents()} == before
+    assert len(site.looked_at) == 7, "once at first, then every three days"
+
+
+def test_gone_then_forbidden_then_back_is_kept(left) -> None:
+    site, store = left
+    for days, answer, outcome in (
+        (0, Missing("answers 404"), "failed"),
+        (1, ItemError("answers 403"), "failed"),
+        (2, "Apples.", "unchanged"),
+        (5, Missing("answers 404"), "failed"),
+    ):
+        site.standing["a"] = answer
+        assert outcomes(run(site, store, now=NOON + timedelta(days=days)))["a"] == outcome
+    assert set(texts(store)) == {"a", "b"}
+
+
+def test_an_edit_comes_in_and_another_form_of_the_same_text_is_none(left) -> None:
+    site, store = left
+    site.standing["a"] = "Apples. (as its page has it)"
+    for days in (0, 3, 6):
+        assert outcomes(run(site, store, now=NOON + timedelta(days=days)))["a"] == "unchanged"
+    assert texts(store)["a"] == "Apples."
+    site.standing["a"] = "Apples and pears."
+    assert outcomes(run(site, store, now=NOON + timedelta(days=9)))["a"] == "updated"
+    assert texts(store)["a"] == "Apples and pears."
+    assert outcomes(run(site, store, now=NOON + timedelta(days=12)))["a"] == "unchanged"
+
+
+def test_a_post_that_comes_back_into_the_window_is_read_from_it_again(left) -> None:
+    site, store = left
+    site.standing["a"] = "Apples. (as its page has it)"
+    run(site, store)
+    site.pages = {"a": "Apples!", **site.pages}
+    assert outcomes(run(site, store)) == {"a": "updated", "b": "unchanged"}
+
+
+def test_secrets_on_a_page_never_reach_the_store(left) -> None:
+    site, store = left
+    for days, text in ((0, "Apples."), (3, "Apples, sesame.")):
+        site.standing["a"] = text
+        run(site, store, redactor=Hush("sesame"), now=NOON + timedelta(days=days))
+    assert texts(store)["a"] == "Apples, [hushed]."
+
+
+def test_a_few_items_are_looked_at_in_each_run_and_every_one_within_days() -> None:
+    pages = {f"p{number:03}": f"Page {number}." for number in range(2 * REVISITS + 20)}
+    store, site = MemoryWarehouse(), WindowSite(**pages)
+    run(site, store)
+    site.standing, site.pages = dict(pages), {"new": "News.", "end": site.pages["end"]}
+    seen = []
+    for days in range(1, 4):
+        site.looked_at.clear()
+        run(site, store, now=NOON + timedelta(days=days))
+        seen.append(len(site.looked_at))
+    assert seen == [REVISITS, REVISITS, 20]
+    run(site, store, now=NOON + timedelta(days=4))
+    assert site.looked_at[20:] == sorted(pages)[:REVISITS], "the first ones are the first again"
+
+
+def test_a_host_in_trouble_is_asked_once(left) -> None:
+    site, store = left
+    site.standing["a"] = silent("ann.example")
+    del site.pages["b"]
+    site.pages = {"c": "Cakes.", **site.pages}
+    site.standing["b"] = silent("ann.example")
+    run(site, store)
+    assert len(site.looked_at) == 1
+
+
+def test_what_left_before_it_could_be_read_says_so_and_is_read_when_it_is_listed_again() -> None:
+    store, site = MemoryWarehouse(), WindowSite(b="Bread.")
+    site.pages = {"a": ItemError("answers 500"), **site.pages}
+    run(site, store)
+    torn = site.pages.pop("a")
+    report = run(site, store)
+    assert outcomes(report) == {"b": "unchanged", "a": "skipped"}
+    assert report.states[1].reason == "left what site shows before it could be read: answers 500"
+    site.pages = {"a": torn, **site.pages}
+    assert outcomes(run(site, store))["a"] == "failed"
+
+
+# --- parts, names, and what was forgotten ---------------------------------------------------------------------------
+
+
+def test_a_part_of_a_source_is_all_that_is_touched() -> None:
+    store = MemoryWarehouse()
+    site = Site({"2023/a.md": "Apples.", "2023/b.md": "Bread.", "2024/c.md": "Cakes.", "2023b.md": "Beer."})
+    run(site, store)
+    site.pages = {"2023/a.md": "Apples!", "2024/c.md": "Cakes!", "2024/d.md": "Dates."}
+    site.fetched.clear()
+    report = run(site, store, part=Part("2023"))
+    assert outcomes(report) == {"2023/a.md": "updated", "2023/b.md": "removed"}
+    assert site.fetched == ["2023/a.md"]
+    assert texts(store) == {"2023/a.md": "Apples!", "2024/c.md": "Cakes.", "2023b.md": "Beer."}
+
+
+def test_a_part_may_lose_its_last_item_while_the_rest_is_there() -> None:
+    store, site = MemoryWarehouse(), Site({"a.md": "Apples.", "b.md": "Bread."})
+    run(site, store)
+    del site.pages["a.md"]
+    assert outcomes(run(site, store, part=Part("a.md"))) == {"a.md": "removed"}
+    site.pages.clear()
+    report = run(site, store, part=Part("b.md"))
+    assert "suddenly lists no documents" in (report.problem or "")
+    assert set(texts(store)) == {"b.md"}
+
+
+def test_a_part_that_holds_nothing_says_so() -> None:
+    report = run(Site({"a.md": "Apples."}), MemoryWarehouse(), part=Part("drafts"))
+    assert report.problem == "'drafts' in site lists nothing to collect; check its address, `include` and `exclude`"
+
+
+def test_items_under_another_name_of_their_source_are_taken_over_and_not_fetched() -> None:
+    store = MemoryWarehouse()
+    before = run(Site({"a": "Apples.", "b": "Bread."}, name="../posts/"), store)
+    adopt("../posts", {"../posts/"}, store=store)
+    site = Site({"a": "Apples.", "b": "Bread."}, name="../posts")
+    assert outcomes(run(site, store)) == {"a": "unchanged", "b": "unchanged"}
+    assert site.fetched == []
+    assert {state.source for state in store.items()} == {"../posts"}
+    assert {state.document_id for state in store.items()} == {state.document_id for state in before.states}
+
+
+def test_where_two_names_have_an_item_the_one_with_the_document_wins_and_the_forgotten_one_over_all() -> None:
+    store = MemoryWarehouse()
+    pages = {"a": "Apples.", "b": "Bread."}
+    run(Site(dict(pages), name="old"), store)
+    run(Site(dict(pages), name="new"), store)
+    forget([next(store.items("old"))], store=store, now=NOON, for_good=True)
+    run(Site(dict(pages), name="new"), store)
+    assert set(texts(store)) == {"a", "b"}, "until now both were sources of their own"
+    adopt("new", {"old"}, store=store)
+    assert set(texts(store)) == {"b"}
+    assert outcomes(run(Site(dict(pages), name="new"), store)) == {"a": "skipped", "b": "unchanged"}
+    assert {state.source for state in store.items()} == {"new"}
+
+
+def test_what_was_forgotten_stays_so_when_its_source_does_not_list_it_for_a_while() -> None:
+    store, site = MemoryWarehouse(), Site({"a": "Apples.", "b": "Bread."})
+    run(site, store)
+    forget([next(store.items())], store=store, now=NOON, for_good=True)
+    del site.pages["a"]
+    assert outcomes(run(site, store)) == {"b": "unchanged"}
+    site.pages["a"] = "Apples, again."
+    (_, state) = run(site, store, now=NOON + timedelta(days=9)).states
+    assert (state.outcome, state.seen_at) == ("skipped", NOON)
+    assert state.reason == "forgotten on request; undo that with: twin forget --undo a"
+
+
+def test_documents_of_a_forgotten_author_are_skipped_without_a_second_look() -> None:
+    store, site = MemoryWarehouse(), Site({"a": "Apples."})
+    for _ in range(2):
+        report = run(site, store, forgotten_authors=["ANN"])
+        assert outcomes(report) == {"a": "skipped"}
+        assert "as all of Ann; undo that with: twin forget --undo Ann" in report.states[0].reason
+    assert (site.fetched, texts(store)) == (["a"], {})
 
 
 # --- sources in trouble ---------------------------------------------------------------------------------------------

@@ -1,46 +1,64 @@
-"""`twin sync`, `twin sources`, `twin forget`: collect and index what changed, from where, and delete it again."""
+"""`twin sync`, `twin sources`: collect and index what changed, and from where that can be."""
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
 
 from llm_twin.cli.opening import json_option, opened, print_json, seen_from
 from llm_twin.cli.progress import on_stderr
+from llm_twin.cli.status import tried
 
 if TYPE_CHECKING:
+    from llm_twin.core.records import ItemState
     from llm_twin.twin import SyncReport
 
 
 @click.command()
 @click.argument("addresses", nargs=-1)
+@click.option("--retry", is_flag=True, help="Try failed items now, also those that are not due yet.")
 @click.option("--rebuild", is_flag=True, help="Make the index anew from what is stored.")
 @click.option("--watch", is_flag=True, help="Go on syncing until interrupted; local changes are indexed in seconds.")
 @click.option("--every", "every", default="15m", show_default=True, help="With --watch: how often; 90s, 15m or 6h.")
-@click.option("--wait", "wait_s", type=float, default=0.0, metavar="SECONDS", help="Wait for another writer to finish.")
+@click.option(
+    "--wait",
+    "wait_s",
+    type=float,
+    metavar="SECONDS",
+    help="Wait for another writer to finish (default: not at all; with --watch 60).",
+)
 @json_option
 @click.pass_context
 def sync(
     ctx: click.Context,
     addresses: tuple[str, ...],
+    retry: bool,
     rebuild: bool,
     watch: bool,
     every: str,
-    wait_s: float,
+    wait_s: float | None,
     as_json: bool,
 ) -> None:
     """Collect and index every source of twin.toml, or only ADDRESSES; only what changed is done again.
 
+    An address may be a path inside a source or the address of one of its items. What failed before is tried again when
+    it is due, and at once where an address is named.
+
     Example: twin sync ./posts
     """
+    from llm_twin.twin import WATCH_WAIT_S
+
     twin = opened(ctx)
     if watch:
-        if addresses or rebuild:
-            raise click.UsageError("--watch syncs every source of twin.toml; leave out addresses and --rebuild")
+        if addresses or rebuild or retry:
+            raise click.UsageError(
+                "--watch syncs every source of twin.toml; leave out addresses, --rebuild and --retry"
+            )
         before = None
-        for result in twin.watch(every_s=_seconds(every)):
+        for result in twin.watch(every_s=_seconds(every), wait_s=WATCH_WAIT_S if wait_s is None else wait_s):
             now = str(result) if isinstance(result, Exception) else _notable(result)
             changed = isinstance(result, Exception) or any(result.documents[each] for each in CHANGES)
             if changed or now != before:  # all is quiet while nothing happens
@@ -48,7 +66,7 @@ def sync(
             before = now
         return
     wanted = seen_from(twin.workspace.root, addresses)
-    report = twin.sync(wanted, rebuild=rebuild, wait_s=wait_s, progress=on_stderr())
+    report = twin.sync(wanted, rebuild=rebuild, retry=retry or None, wait_s=wait_s or 0.0, progress=on_stderr())
     _tell(report, as_json)
     ctx.exit(5 if report.problems else 0)
 
@@ -63,9 +81,10 @@ def _tell(report: SyncReport | Exception, as_json: bool) -> None:
     else:
         click.echo(", ".join(f"{count:,} {outcome}" for outcome, count in report.documents.items()))
         click.echo(f"{report.chunks:,} chunks in the index, {report.embedded:,} embedded, {report.seconds:.1f} s")
+    due = {_line(item): f" ({tried(item, datetime.now(UTC))})" for item in report.items if item.outcome == "failed"}
     notable = _notable(report)
     for line in notable[:SHOWN]:
-        click.echo(line, err=True)
+        click.echo(line + due.get(line, ""), err=True)
     if len(notable) > SHOWN:
         click.echo(f"… and {len(notable) - SHOWN:,} more: twin status --items", err=True)
     if report.left_out:
@@ -75,9 +94,11 @@ def _tell(report: SyncReport | Exception, as_json: bool) -> None:
 def _notable(report: SyncReport) -> list[str]:
     """Problems of sources, then every item with a reason that is not what it was before."""
     items = [item for item in report.items if item.reason and item.outcome != "unchanged"]
-    return [f"problem: {problem}" for problem in report.problems] + [
-        f"{item.outcome}: {item.key}: {item.reason}" for item in items
-    ]
+    return [f"problem: {problem}" for problem in report.problems] + [_line(item) for item in items]
+
+
+def _line(item: ItemState) -> str:
+    return f"{item.outcome}: {item.key}: {item.reason}"
 
 
 def _seconds(text: str) -> float:
@@ -112,31 +133,3 @@ def sources(as_json: bool) -> None:
         click.echo(f"{'':<10} {kind.meaning}")
         if kind.options:
             click.echo(f"{'':<10} options: {', '.join(kind.options)}")
-
-
-@click.command()
-@click.argument("target")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@json_option
-@click.pass_context
-def forget(ctx: click.Context, target: str, yes: bool, as_json: bool) -> None:
-    """Delete everything about a document (by id, title or URL), a source or an author, and prove that nothing is left.
-
-    Example: twin forget https://example.org/posts/orms
-    """
-    twin = opened(ctx)
-    meant = twin.meant_by(target)
-    if not yes:
-        for header in meant[:SHOWN]:
-            click.echo(f"{header.title}  {header.url or header.id}", err=True)
-        click.confirm(f"Delete {_counted(len(meant), 'document')}, everywhere?", abort=True, err=True)
-    done = twin.forget(target)
-    if as_json:
-        print_json(done)
-        return
-    click.echo(f"forgot {_counted(len(done.document_ids), 'document')} of {_counted(len(done.items), 'item')}")
-    click.echo("left: " + ", ".join(f"{count} in {store}" for store, count in done.left.items()))
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + "s" * (count != 1)

@@ -1,4 +1,4 @@
-"""`twin init`, `twin status`, `twin doctor`, `twin config`: the workspace itself."""
+"""`twin init`, `twin documents`, `twin doctor`, `twin config`: the workspace itself."""
 
 from __future__ import annotations
 
@@ -22,38 +22,6 @@ def init(ctx: click.Context, sources: tuple[str, ...], author: str) -> None:
     twin = Twin.init(folder, author=author, addresses=seen_from(folder, sources))
     click.echo(f"wrote {twin.workspace.settings_file}")
     click.echo("next: twin sync" if sources else "next: name your sources in it, then run: twin sync", err=True)
-
-
-@click.command()
-@click.option("--items", is_flag=True, help="List every item that is skipped, failed or left out of the index.")
-@json_option
-@click.pass_context
-def status(ctx: click.Context, items: bool, as_json: bool) -> None:
-    """Show what is collected and indexed, and how every source ended.
-
-    Example: twin status --items
-    """
-    twin = opened(ctx)
-    now = twin.status()
-    if as_json:
-        print_json(now.as_json())
-        return
-    click.echo(f"{now.author} · {now.workspace}")
-    if now.last_sync is None:
-        click.echo("never synced; run: twin sync")
-    else:
-        click.echo(f"last sync {now.last_sync.started_at:%Y-%m-%d %H:%M} UTC, {now.last_sync.status}")
-    chunks = f"{now.index.count:,} chunks, generation {now.index.generation}" if now.index else "no index yet"
-    click.echo(f"{now.documents:,} documents, {len(now.left_out):,} left out of the index, {chunks}")
-    for source, counts in now.coverage().items():
-        click.echo(f"  {source}: " + ", ".join(f"{count:,} {outcome}" for outcome, count in counts.items()))
-    if items:
-        for item in now.items:
-            if item.outcome in ("skipped", "failed"):
-                click.echo(f"  {item.outcome}: {item.key}: {item.reason}")
-        titles = {header.id: header.title for header in twin.documents()} if now.left_out else {}
-        for drop in now.left_out:
-            click.echo(f"  left out: {titles.get(drop.item, '')} ({drop.item}): {drop.reason}")
 
 
 @click.command()
