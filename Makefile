@@ -22,7 +22,7 @@ $(BIN)/python:
 	@touch $@
 
 .venv/.test: .venv/.base
-	$(PIP) --editable '.[browser,mongodb,postgres,presidio,qdrant,selenium]' --group test
+	$(PIP) --editable '.[browser,mongodb,openvino-genai,postgres,presidio,qdrant,selenium]' --group test
 	@touch $@
 
 .venv/.check: .venv/.test

@@ -16,7 +16,7 @@ WIRING = {"twin", "settings", "catalog", "workspace"}
 DOORS = {"cli", "server"}
 CORE_FOR_DOORS = {"llm_twin.core.records", "llm_twin.core.errors"}
 VENDORS = {
-    "sqlalchemy", "psycopg", "pymongo", "qdrant_client", "qdrant_edge", "openvino", "tokenizers", "openai",
+    "sqlalchemy", "psycopg", "pymongo", "qdrant_client", "qdrant_edge", "openvino", "openvino_genai", "tokenizers", "openai",
     "opentelemetry", "mlflow", "sagemaker", "zenml", "huggingface_hub", "safetensors", "playwright", "selenium",
 }  # fmt: skip
 

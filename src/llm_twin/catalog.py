@@ -32,7 +32,6 @@ PARTS: Mapping[str, Mapping[str, str]] = {
     },
     "fetcher": {
         "http": "llm_twin.collect.fetch:Fetcher",
-        "policy": "llm_twin.collect.fetch:FetchPolicy",
     },
     "browser": {
         "playwright": "llm_twin.adapters.playwright:PlaywrightBrowser",
@@ -80,6 +79,17 @@ PARTS: Mapping[str, Mapping[str, str]] = {
     },
     "language_model": {
         "openai": "llm_twin.adapters.openai:OpenAiModel",
+    },
+    "llm_engine": {
+        "vllm": "llm_twin.adapters.vllm:VllmEngine",
+        "llama.cpp": "llm_twin.adapters.llama_cpp:LlamaCppEngine",
+        "openvino": "llm_twin.adapters.openvino_genai:OpenVinoEngine",
+    },
+    "reply_writer": {
+        "openvino": "llm_twin.adapters.openvino_genai:OpenVinoWriter",
+    },
+    "model_hub": {
+        "huggingface": "llm_twin.adapters.huggingface:HuggingFaceHub",
     },
     "probe": {
         "local": "llm_twin.adapters.openai:probe_local",

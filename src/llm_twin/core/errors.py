@@ -11,7 +11,9 @@
     │   ├── MigrationError    the stored schema is not one this version can use
     │   └── IndexMismatch     the index was built by another embedder or layout
     ├── ModelError            an embedder or language model failed                 exit 7
-    │   └── ModelMissing      weights or an endpoint are not there
+    │   ├── ModelMissing      weights or an endpoint are not there
+    │   ├── ModelBusy         a model serves as many as it can, and as many wait
+    │   └── ReplyRefused      a model cannot do what a request asks of it
     ├── MissingExtra          an optional dependency is not installed              exit 8
     └── NotFound              the thing named does not exist                       exit 9
 
@@ -101,6 +103,23 @@ class ModelMissing(ModelError):
     """Weights or an endpoint are not there; the message says how to get them."""
 
 
+class ModelBusy(ModelError):
+    """As many replies are being written, and waited for, as the model may serve; `retry_after_s` is a guess."""
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ReplyRefused(ModelError):
+    """A request must change before the model can serve it; `field` is what of it, `code` OpenAI's word for why."""
+
+    def __init__(self, message: str, *, field: str, code: str = "invalid_value") -> None:
+        super().__init__(message)
+        self.field = field
+        self.code = code
+
+
 class MissingExtra(TwinError):
     """An optional dependency is not installed."""
 
@@ -108,7 +127,8 @@ class MissingExtra(TwinError):
 
     def __init__(self, feature: str, extra: str, package: str) -> None:
         super().__init__(
-            f"{feature} needs the package {package!r}, which is not installed; run: pip install 'llm-twin[{extra}]'"
+            f"{feature} needs the package {package!r}, which is not installed; run: pip install 'llm-twin[{extra}]', "
+            f"or in a checkout: pip install '.[{extra}]'"
         )
 
 

@@ -25,10 +25,13 @@ from llm_twin.core.records import (
     Item,
     ItemState,
     Message,
+    ModelFiles,
+    ModelFormat,
     PersonalSpan,
     Query,
     Redaction,
     Rendered,
+    ReplyRequest,
     Run,
     Span,
     SparseVector,
@@ -36,6 +39,9 @@ from llm_twin.core.records import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llm_twin.core.errors import ModelError
     from llm_twin.core.vectors import Matrix, PackedTokens
 
 
@@ -388,6 +394,59 @@ class LanguageModel(Protocol):
         """The reply piece by piece. With `schema` the server is asked for JSON of that shape (validate it anyway).
 
         Raises `ModelError` when no complete reply can be had, also in mid-stream. Closing the iterator cancels.
+        """
+        ...
+
+
+class LlmEngine(Protocol):
+    """A program that serves a language model by OpenAI's protocol; ready when the path `health` answers 200."""
+
+    name: str
+    formats: tuple[ModelFormat, ...]
+    health: str
+
+    def missing(self) -> str:
+        """What to do before it can run here; empty when it can."""
+        ...
+
+    def command(
+        self, model: ModelFiles, *, host: str, port: int, api_key: str = ""
+    ) -> tuple[list[str], dict[str, str]]:
+        """The command line, and what it needs in the environment: there the key stands, where `ps` does not show it."""
+        ...
+
+
+class ReplyWriter(Protocol):
+    """A language model in this process that writes many replies at once. `context` is its window in tokens."""
+
+    name: str
+    context: int
+
+    def write(self, request: ReplyRequest, deliver: Callable[[Delta | ModelError], None]) -> Callable[[], None]:
+        """Begin a reply and return what cancels it. `deliver` gets its pieces, from another thread and never blocked.
+
+        The last piece carries `usage` and `finish_reason` (`stop` or `length`); after an error nothing comes. Raises
+        `ReplyRefused` for a request that cannot be served, `ModelBusy` when too many wait.
+        """
+        ...
+
+    def alive(self) -> bool:
+        """Whether it can write still."""
+        ...
+
+    def close(self) -> None:
+        """Break off every reply and release the model."""
+        ...
+
+
+class ModelHub(Protocol):
+    """Where models are published."""
+
+    def pull(self, repository: str, folder: Path, *, file: str = "", progress: Progress) -> str:
+        """Download what an engine needs of a repository, or one `file` of it, and check it; its revision.
+
+        What is there already is not downloaded again, and what broke off goes on where it stopped. Raises
+        `ModelMissing` when there is no such thing, `ModelError` when it did not arrive whole.
         """
         ...
 
