@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from llm_twin.collect import pipeline as collect
     from llm_twin.core import ports
     from llm_twin.core.records import Event
+    from llm_twin.inference.batch import Batches
     from llm_twin.inference.conversations import Conversations
     from llm_twin.ops.feedback import FeedbackLog
     from llm_twin.ops.jobs import Jobs
@@ -707,6 +709,19 @@ class Twin:
             prompt=self._messages_for,
         )
         return feedback.FeedbackLog(self.warehouse, origin)
+
+    @_part
+    def batches(self) -> Batches:
+        """Many questions at once, finished whatever happens in between."""
+        from llm_twin.inference import batch
+
+        asking = batch.Asking(
+            ask=lambda question, where, _user: self.ask(question, where=where),
+            where=self.filter,
+            alone=lambda batch_id: self.workspace.alone(f"batch-{batch_id}"),
+            known=self._known_documents,
+        )
+        return batch.Batches(self.warehouse, asking, concurrency=self.settings.batch.concurrency)
 
     def _messages_for(self, exchange: Exchange, history: Sequence[Message]) -> list[Message]:
         from llm_twin.inference import pipeline as inference

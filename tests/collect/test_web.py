@@ -25,6 +25,7 @@ from llm_twin.core.errors import ConfigError, ItemError, MissingExtra
 from llm_twin.core.ports import Browser
 from llm_twin.core.records import Document
 from llm_twin.features.clean import boilerplate_lines, clean
+from llm_twin.twin import Twin
 
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
 XML = "application/xml"
@@ -583,3 +584,11 @@ def test_what_cannot_be_opened_says_why() -> None:
         WebSource.open("https://ann.example", context, max_pages=0)
     with pytest.raises(ConfigError, match="no web address"):
         WebSource.open("https://", context)
+
+
+def test_an_address_with_brackets_for_a_host_says_what_to_correct(tmp_path: Path) -> None:
+    with (
+        Twin.init(tmp_path, author="Ann Lee") as twin,
+        pytest.raises(ConfigError, match=r"'https://\[you\].example/' has no address that can be read: .*; correct it"),
+    ):
+        twin.sync(["https://[you].example/"])

@@ -33,7 +33,7 @@ from email.utils import parsedate_to_datetime
 from functools import cached_property
 from http import HTTPStatus
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpcore2
 import httpx2
@@ -183,6 +183,11 @@ class Fetcher:
             max_keepalive_connections=20,
             keepalive_expiry=15.0,
         )
+
+    @classmethod
+    def open(cls, cache_dir: Path, **policy: Any) -> Fetcher:
+        """A fetcher by the fields of a `FetchPolicy`."""
+        return cls(cache_dir=cache_dir, policy=FetchPolicy(**policy))
 
     def __enter__(self) -> Fetcher:
         return self
