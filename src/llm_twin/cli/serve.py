@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import webbrowser
+
 import click
 
 from llm_twin.cli.opening import opened
@@ -10,14 +12,20 @@ from llm_twin.cli.opening import opened
 @click.command()
 @click.option("--host", help="Address to listen on (default: setting server.host, this machine only).")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port (default: setting server.port); 0 takes a free one.")
+@click.option("--open", "browse", is_flag=True, help="Open the page in a browser.")
 @click.pass_context
-def serve(ctx: click.Context, host: str | None, port: int | None) -> None:
+def serve(ctx: click.Context, host: str | None, port: int | None, browse: bool) -> None:
     """Serve the twin: web page, REST, OpenAI-compatible API and MCP, on this machine until interrupted.
 
-    Example: twin serve --port 8765
+    Example: twin serve --open
     """
     from llm_twin.server import run
 
     twin = opened(ctx, **{"server.host": host, "server.port": port})
-    chosen = twin.settings.server
-    run.serve(twin, chosen.host, chosen.port)
+    with run.listen(twin) as listening:
+        address = run.address_of(listening)
+        click.echo(address)
+        click.echo(f"the twin of {twin.settings.author.name or 'the author'} is served; Ctrl-C stops it", err=True)
+        if browse:
+            webbrowser.open(address)
+        run.serve(twin, listening)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-import re
-import secrets
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,12 +11,11 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.responses import FileResponse
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llm_twin.server import asking, health, problems, reading, schemas, talks, work
 from llm_twin.server.metrics import Measured, Metrics
+from llm_twin.server.request_id import RequestId
 from llm_twin.server.streaming import Desk
 from llm_twin.twin import Twin
 
@@ -85,30 +82,3 @@ def _serve_page(app: FastAPI) -> None:
         return FileResponse(WEB / "index.html")
 
     app.mount("/web", StaticFiles(directory=WEB), name="web")
-
-
-class RequestId:
-    """ASGI middleware: every request has an id, the client's own `X-Request-Id` or a new one; its response names it."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with its id in `request.state.request_id`."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
-        scope.setdefault("state", {})["request_id"] = request_id
-
-        async def naming(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
-            await send(message)
-
-        await self.app(scope, receive, naming)
-
-
-# What may stand in a log line.
-_REQUEST_ID = re.compile(r"[\w.:-]{1,100}", re.ASCII)

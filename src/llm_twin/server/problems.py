@@ -27,6 +27,7 @@ from llm_twin.core.errors import (
     TwinError,
     WorkspaceBusy,
 )
+from llm_twin.server.request_id import current
 
 _log = logging.getLogger(__name__)
 
@@ -87,12 +88,13 @@ def problem_of(error: BaseException) -> Problem:
             return Problem(type(error).__name__, title, status, str(error))
     if isinstance(error, TwinError):
         return Problem(type(error).__name__, "The twin failed", 500, str(error))
-    _log.error("a mistake of ours, %s: %s", type(error).__name__, error, exc_info=error)
+    request_id = current.get()
+    _log.error("request %s met a mistake of ours, %s: %s", request_id, type(error).__name__, error, exc_info=error)
     return Problem(
         "InternalError",
         "A mistake of ours",
         500,
-        "the service failed in a way it should not have; the log of `twin serve` says more under this request's id",
+        f"the service failed in a way it should not have; the log of `twin serve` says more under request {request_id}",
     )
 
 

@@ -48,9 +48,20 @@ class Desk:
         self.with_model = with_model
         self.warm = asyncio.Event()
         self.closing = False
+        self._works: set[_Work[Any]] = set()
         self.answers = Line(limits.streams, limits.waiting, "server.streams")
         self.searches = Line(limits.searches, limits.waiting, "server.searches")
         metrics.watch(self.answers, self.searches)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being done and nobody waits."""
+        return not self._works and not self.answers.waiting and not self.searches.waiting
+
+    def abandon(self) -> None:
+        """End everything that is being done with an error that says why."""
+        for work in self._works:
+            work.fail(_shutting_down())
 
     async def events(self, begin: Callable[[], Iterator[Event]]) -> AsyncGenerator[Event, None]:
         """The events of an answer that `begin` makes, as they come. Leaving the loop early cancels it.
@@ -73,7 +84,7 @@ class Desk:
         except TimeoutError:
             raise self._too_slow("an answer", "server.retrieval_timeout_s or server.answer_timeout_s") from None
         finally:
-            work.cancel()
+            self._end(work)
 
     async def search(self, find: Callable[[], T]) -> T:
         """What `find` returns. Raises `Refused` as `events` does."""
@@ -84,15 +95,12 @@ class Desk:
         except TimeoutError:
             raise self._too_slow("a search", "server.search_timeout_s") from None
         finally:
-            work.cancel()
+            self._end(work)
 
     async def _begin(self, line: Line, begin: Callable[[], Iterator[T]]) -> _Work[T]:
         if self.closing:
             self.metrics.refused("shutting down")
-            raise Refused(
-                503, "ShuttingDown", "Shutting down", "the service is being stopped; ask again in a moment",
-                headers={"Retry-After": "5", "Connection": "close"},
-            )  # fmt: skip
+            raise _shutting_down()
         if line.full:
             self.metrics.refused("busy")
             after = line.expected_wait_s
@@ -103,7 +111,13 @@ class Desk:
                 headers={"Retry-After": str(after)},
             )  # fmt: skip
         await line.enter(self.warm)
-        return _Work(begin, line)
+        work = _Work(begin, line)
+        self._works.add(work)
+        return work
+
+    def _end(self, work: _Work[Any]) -> None:
+        self._works.discard(work)
+        work.cancel()
 
     def _too_slow(self, what: str, setting: str) -> Refused:
         self.metrics.refused("too slow")
@@ -111,6 +125,13 @@ class Desk:
             504, "TimeLimit", "Time limit",
             f"{what} took longer than this service allows; ask something narrower, or raise {setting}",
         )  # fmt: skip
+
+
+def _shutting_down() -> Refused:
+    return Refused(
+        503, "ShuttingDown", "Shutting down", "the service is being stopped; ask again in a moment",
+        headers={"Retry-After": "5", "Connection": "close"},
+    )  # fmt: skip
 
 
 class Line:
@@ -193,6 +214,11 @@ class _Work(Generic[T]):
     def cancel(self) -> None:
         """Stop the work where it is; nothing happens when it has ended."""
         self._cancellation.cancel()
+
+    def fail(self, error: Exception) -> None:
+        """Stop the work, and have its reader meet this error."""
+        self._made.put_nowait(error)
+        self.cancel()
 
     def _run(self) -> None:
         try:
