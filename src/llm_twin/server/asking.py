@@ -14,7 +14,6 @@ from llm_twin.core.records import Done, Event, Filter, Passage, Passages, TextDe
 from llm_twin.server import examples
 from llm_twin.server.schemas import AnswerReply, AskBody, Filters, HitReply, SearchBody, WriteBody, problems, reply
 from llm_twin.server.streaming import Desk, EventStream, begun, unless_left, whole
-from llm_twin.server.talks import user_of
 from llm_twin.twin import Chat, Twin
 
 router = APIRouter(prefix="/v1", tags=["asking"])
@@ -66,6 +65,12 @@ def twin_of(request: Request) -> Twin:
     """The twin that this service serves."""
     twin: Twin = request.app.state.twin
     return twin
+
+
+def user_of(request: Request) -> str:
+    """Whose conversations a request adds to: the caller's, by the id of their key."""
+    caller = getattr(request.state, "caller", None)
+    return caller.id if caller else "local"
 
 
 def desk_of(request: Request) -> Desk:

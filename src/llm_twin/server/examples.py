@@ -58,6 +58,52 @@ ANSWER: dict[str, Any] = {
     "exchange_id": "8f14e45fceea-167a5d3b9c2e",
     "conversation_id": "8f14e45fceea",
 }
+_ASKED: dict[str, Any] = {"authors": [], "sources": [], "kinds": [], "languages": [], "document_ids": []}
+_FILTERS = {**_ASKED, "since": "2021-01-01T00:00:00+00:00", "until": None}
+CONVERSATIONS = [
+    {
+        "id": ANSWER["conversation_id"],
+        "title": "What do I think of ORMs?",
+        "updated_at": "2026-11-22T12:21:52.385497+00:00",
+        "exchanges": 1,
+    }
+]
+_KEPT = {name: value for name, value in ANSWER.items() if not name.endswith("_id") or name == "trace_id"}
+CONVERSATION: dict[str, Any] = {
+    "id": ANSWER["conversation_id"],
+    "title": "What do I think of ORMs?",
+    "exchanges": [
+        {
+            "id": ANSWER["exchange_id"],
+            "kind": "ask",
+            "question": "What do I think of ORMs?",
+            "filters": _FILTERS,
+            "answer": _KEPT,
+            "created_at": "2026-11-22T12:21:52.385497+00:00",
+            "feedback": {"id": "3f2a9c1e5b7d", "rating": "up", "reason": "", "edit": ""},
+        }
+    ],
+}
+FEEDBACK = {
+    "id": "3f2a9c1e5b7d",
+    "exchange": {
+        "id": ANSWER["exchange_id"],
+        "conversation_id": ANSWER["conversation_id"],
+        "question": "What do I think of ORMs?",
+        "answer": _KEPT,
+        "created_at": "2026-11-22T12:21:52.385497+00:00",
+        "where": _FILTERS,
+        "user": "local",
+        "generation": "bd637b8233bdf5c20f87f33e7c74776c",
+        "kind": "ask",
+    },
+    "created_at": "2026-11-22T12:23:10.120034+00:00",
+    "rating": "down",
+    "reason": "too long",
+    "edit": "I write SQL by hand. [1]",
+    "history": [],
+    "user": "local",
+}
 STREAM = """\
 event: delta
 data: {"text": "I write SQL by hand and map rows to small records. [1]"}
@@ -125,9 +171,14 @@ STATUS: dict[str, Any] = {
     "left_out": [],
     "profiles": PROFILES,
     "last_sync": RUN,
+    "model": "qwen3:4b",
     "coverage": {"../posts": {"added": 2, "skipped": 1}},
 }
-VOICE = {"profiles": PROFILES, "recent": {}}
+COVERAGE = {"counts": [{"source": "files", "kind": "note", "year": 2021, "documents": 2}]}
+VOICE = {
+    "profiles": PROFILES,
+    "recent": {"answers": 12, "words": 1480, "measures": {"sentence_words": 13.1, "contractions": 18.2}},
+}
 SOURCES = [
     {
         "name": "feed",

@@ -13,7 +13,15 @@ from fastapi.responses import JSONResponse
 from llm_twin.core.records import Run, Span, to_json
 from llm_twin.server import examples
 from llm_twin.server.asking import twin_of
-from llm_twin.server.schemas import DocumentReply, DocumentsReply, StatusReply, VoiceReply, problems, reply
+from llm_twin.server.schemas import (
+    CoverageReply,
+    DocumentReply,
+    DocumentsReply,
+    StatusReply,
+    VoiceReply,
+    problems,
+    reply,
+)
 from llm_twin.twin import KindOfSource, Twin
 
 router = APIRouter(prefix="/v1", tags=["reading"])
@@ -52,11 +60,17 @@ def status(request: Request) -> JSONResponse:
     return JSONResponse(twin_of(request).status().as_json())
 
 
+@router.get("/coverage", responses={200: reply(CoverageReply, examples.COVERAGE), **problems(503)})
+def coverage(request: Request) -> JSONResponse:
+    """How many documents there are by source, kind and year, the latest year first; undated ones last."""
+    return JSONResponse({"counts": to_json(twin_of(request).holdings())})
+
+
 @router.get("/voice", responses={200: reply(VoiceReply, examples.VOICE), **problems(503)})
 def voice(request: Request) -> JSONResponse:
-    """The measured style of every author, and the same measures of what the twin wrote lately."""
+    """The measured style of every author, and the same measures of what a language model wrote lately."""
     twin = twin_of(request)
-    return JSONResponse({"profiles": to_json(twin.status().profiles), "recent": {}})
+    return JSONResponse({"profiles": to_json(twin.status().profiles), "recent": to_json(twin.recent_voice())})
 
 
 @router.get("/sources", responses={200: reply(list[KindOfSource], examples.SOURCES), **problems()})

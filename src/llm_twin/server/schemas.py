@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from llm_twin.core.records import Answer, DocumentHeader, IndexInfo, ItemState, Run, VoiceProfile
+from llm_twin.core.records import Answer, DocumentHeader, Filter, IndexInfo, ItemState, Run, VoiceProfile
+from llm_twin.twin import Held, RecentVoice
 
 LONGEST_TEXT = 8000
 """Characters of a question, a topic or a query."""
@@ -92,6 +93,19 @@ class SyncBody(_Body):
     rebuild: bool = Field(default=False, description="Make the index anew from what is stored.")
 
 
+class FeedbackBody(_Body):
+    """What a reader thinks of an answer."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"exchange_id": "last", "rating": "down", "edit": "I never said that."}]}
+    )
+
+    exchange_id: str = Field(max_length=100, description="The exchange it is about; `last` is the caller's latest one.")
+    rating: Literal["up", "down"] | None = None
+    reason: str | None = Field(default=None, max_length=4_000, description="Why, in the reader's words.")
+    edit: str | None = Field(default=None, max_length=100_000, description="What the author would have said.")
+
+
 # --- replies --------------------------------------------------------------------------------------------------------
 
 
@@ -101,6 +115,48 @@ class AnswerReply(Answer):
 
     exchange_id: str | None = None
     conversation_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationLine:
+    """A conversation in a list; `title` is its first question, shortened."""
+
+    id: str
+    title: str
+    updated_at: datetime
+    exchanges: int
+
+
+@dataclass(frozen=True, slots=True)
+class GivenFeedback:
+    """What was thought of an exchange; an empty text was not given."""
+
+    id: str
+    rating: Literal["up", "down"] | None
+    reason: str
+    edit: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeReply:
+    """A question, or the topic of a draft, and its answer; `filters` are those it was asked under."""
+
+    id: str
+    kind: Literal["ask", "write"]
+    question: str
+    filters: Filter
+    answer: Answer
+    created_at: datetime
+    feedback: GivenFeedback | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationReply:
+    """What was said in a conversation, oldest first."""
+
+    id: str
+    title: str
+    exchanges: tuple[ExchangeReply, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,15 +201,23 @@ class StatusReply:
     left_out: tuple[dict[str, str], ...]
     profiles: dict[str, VoiceProfile]
     last_sync: Run | None
+    model: str | None
     coverage: dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
+class CoverageReply:
+    """How many documents there are by source, kind and year."""
+
+    counts: tuple[Held, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class VoiceReply:
-    """The measured style of every author, and the same measures of what the twin answered lately."""
+    """The measured style of every author, and the same measures of what a language model wrote lately."""
 
     profiles: dict[str, VoiceProfile]
-    recent: dict[str, float]
+    recent: RecentVoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,20 +323,6 @@ def reply(model: Any, example: Any, *, description: str = "Done", events: str = 
     if events:
         content["text/event-stream"] = {"schema": {"type": "string"}, "example": events}
     return {"model": model, "description": description, "content": content}
-
-
-class FeedbackBody(_Body):
-    """What a reader thinks of an answer."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={"examples": [{"exchange_id": "last", "rating": "down", "edit": "I never said that."}]},
-    )
-
-    exchange_id: str = Field(description="The exchange it is about; `last` is the caller's latest one.")
-    rating: Literal["up", "down"] | None = None
-    reason: str | None = Field(default=None, max_length=4_000)
-    edit: str | None = Field(default=None, max_length=100_000, description="What the author would have said.")
 
 
 def describe(app: FastAPI) -> None:
