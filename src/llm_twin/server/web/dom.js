@@ -1,6 +1,6 @@
 // Builds DOM nodes. Text from outside only ever becomes a text node: there is no way from here to markup.
 
-/** @typedef {Node | string | number | null | undefined | false | Child[]} Child */
+/** @typedef {Node | string | number | null | undefined | false | readonly any[]} Child What is false, null or undefined is left out. */
 /** @typedef {Record<string, unknown>} Properties */
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -82,6 +82,15 @@ export function linkOut(address, ...children) {
  */
 export function put(host, ...children) {
   host.replaceChildren(...nodes(children));
+}
+
+/**
+ * Children added to an element.
+ * @param {Element} host
+ * @param {...Child} children
+ */
+export function add(host, ...children) {
+  host.append(...nodes(children));
 }
 
 /** Say something to people who listen to the page. @param {string} text */

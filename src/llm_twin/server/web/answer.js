@@ -1,0 +1,127 @@
+// What stands under an answer: how it came about, its sources with their quotes, doubts, and how it was made.
+
+import { h, linkOut } from "./dom.js";
+import { day, duration, excerpt, number, platform, plural } from "./words.js";
+import { authorName } from "./status.js";
+
+const NEAREST = 3;
+
+/** The address of a passage in its document. @param {{document_id: string, start: number, end: number}} place */
+export function placeOf({ document_id, start, end }) {
+  return `#/documents/${encodeURIComponent(document_id)}?start=${start}&end=${end}`;
+}
+
+/**
+ * Makes citations out of [2], [2?] and [?]; while an answer streams in they lead to passages, later to exact quotes.
+ * @param {{citations: any[], passages: any[]}} answer
+ * @returns {(number: number | null, doubted: boolean, before: string) => Node | null}
+ */
+export function cited({ citations, passages }) {
+  return (wanted, doubted, before) => {
+    if (wanted === null) return doubt("No source was given for this");
+    const quotes = citations.filter((citation) => citation.number === wanted);
+    const passage = passages.find((each) => each.number === wanted);
+    if (!quotes.length && !passage) return doubt("There is no such source", `${wanted}?`);
+    const place = quotes.length ? nearest(quotes, before) : { ...passage, document_id: passage.document.id };
+    const title = place.title ?? passage.document.title;
+    const why = doubted ? "This source does not support what is said here" : `Source ${wanted}`;
+    return h("a", { class: doubted ? "cite doubt" : "cite", href: placeOf(place), title: `${why}: ${title}`, "aria-label": `${why}: ${title}` },
+      `${wanted}${doubted ? "?" : ""}`);
+  };
+}
+
+/** @param {string} why @param {string} [sign] */
+function doubt(why, sign = "?") {
+  return h("span", { class: "cite doubt", role: "note", title: why, "aria-label": why }, sign);
+}
+
+/** Of several quotes of one passage, the one that shares most words with the sentence before. @param {any[]} quotes @param {string} before */
+function nearest(quotes, before) {
+  const scored = quotes.map((citation) => {
+    const words = citation.quote.toLowerCase().match(/\p{L}+/gu) ?? [];
+    const said = new Set(before.slice(-citation.quote.length - 80).toLowerCase().match(/\p{L}+/gu));
+    const shared = words.filter((/** @type {string} */ word) => said.has(word)).length;
+    return { citation, share: shared / Math.max(1, words.length) };
+  });
+  return scored.reduce((best, each) => (each.share > best.share ? each : best)).citation;
+}
+
+/**
+ * Everything under the text of an answer.
+ * @param {any} answer
+ * @param {"ask" | "write"} kind
+ */
+export function answerBody(answer, kind) {
+  return [
+    h("p", { class: "origin" }, origin(answer, kind)),
+    findings(answer),
+    unsupported(answer),
+    answer.mode === "abstained" ? nearestPassages(answer) : sources(answer),
+    making(answer),
+  ];
+}
+
+/** Who speaks here, in plain words. @param {any} answer @param {"ask" | "write"} kind */
+function origin({ mode, model, citations }, kind) {
+  if (mode === "extractive") return `Quoted word for word from ${authorName()}; no language model wrote this.`;
+  if (mode === "abstained") return "Nothing was answered, because the writing does not cover this.";
+  const what = kind === "write" ? "Drafted" : "Written";
+  return `${what} by ${model ?? "a language model"} in the voice of ${authorName()}, checked against ${plural(citations.length, "quote")}.`;
+}
+
+/** What the guards found. @param {any} answer */
+function findings({ guarded }) {
+  const found = (Array.isArray(guarded) ? guarded : guarded ? [guarded] : []).map((each) => (typeof each === "string" ? each : each.detail ?? each.reason ?? each.name)).filter(Boolean);
+  return found.length > 0 && h("ul", { class: "guarded" }, found.map((each) => h("li", {}, each)));
+}
+
+/** @param {any} answer */
+function unsupported({ unsupported: claims }) {
+  return claims?.length > 0 && h("details", { class: "unsupported" },
+    h("summary", {}, `${plural(claims.length, "sentence")} without support in the sources`),
+    h("ul", {}, claims.map((/** @type {string} */ claim) => h("li", {}, claim))));
+}
+
+/** Every source once, with all that is quoted of it. @param {any} answer */
+function sources({ citations, passages }) {
+  const numbers = [...new Set(citations.map((/** @type {any} */ citation) => citation.number))].sort((one, other) => one - other);
+  return numbers.length > 0 && h("section", { class: "sources" }, h("h3", {}, "Sources"),
+    h("ol", {}, numbers.map((wanted) => {
+      const quotes = citations.filter((/** @type {any} */ citation) => citation.number === wanted);
+      const document = passages.find((/** @type {any} */ passage) => passage.number === wanted)?.document;
+      return h("li", {}, h("span", { class: "number", "aria-hidden": "true" }, wanted),
+        h("div", {}, heading(quotes[0], document), quotes.map((/** @type {any} */ quote) =>
+          h("blockquote", {}, h("a", { href: placeOf(quote) }, excerpt(quote.quote, 420))))));
+    })));
+}
+
+/** Title, place in it, date and platform. @param {any} place @param {any} document */
+function heading(place, document) {
+  const path = (place.heading_path ?? []).filter((/** @type {string} */ each) => each !== place.title);
+  return h("p", { class: "source" },
+    h("a", { class: "title", href: placeOf(place) }, place.title),
+    path.length > 0 && h("span", { class: "path" }, ` › ${path.join(" › ")}`),
+    h("span", { class: "hint" }, [day(place.published_at), document && platform(document.source)].filter(Boolean).join(" · "),
+      place.url?.startsWith("http") && [" · ", linkOut(place.url, "original")]));
+}
+
+/** Where nothing was answered: what comes nearest. @param {any} answer */
+function nearestPassages({ passages }) {
+  const documents = new Map(passages.map((/** @type {any} */ passage) => [passage.document.id, passage]).reverse());
+  const found = [...documents.values()].reverse().slice(0, NEAREST);
+  return found.length > 0 && h("section", { class: "sources" }, h("h3", {}, "What comes nearest"),
+    h("ul", {}, found.map((passage) => h("li", {}, h("div", {},
+      heading({ ...passage, ...passage.document, document_id: passage.document.id, start: passage.start, end: passage.end }, passage.document),
+      h("blockquote", {}, excerpt(passage.text)))))));
+}
+
+/** Times, tokens and the trace. @param {any} answer */
+function making({ timings_ms: timings = {}, usage, model, trace_id: trace }) {
+  const steps = Object.entries(timings).filter(([name]) => !["ask", "write"].includes(name)).sort(([, one], [, other]) => other - one);
+  const total = timings.ask ?? timings.write;
+  return h("details", { class: "making" },
+    h("summary", {}, "How it was made", total !== undefined && h("span", { class: "hint" }, ` in ${duration(total)}`)),
+    steps.length > 0 && h("dl", {}, steps.map(([name, ms]) => [h("dt", {}, name), h("dd", {}, duration(ms))])),
+    model && h("p", {}, `${model} read ${number(usage.prompt_tokens)} tokens and wrote ${number(usage.completion_tokens)}.`),
+    trace && h("p", {}, h("a", { href: `#/traces/${trace}` }, "Every step, as a trace")));
+}
