@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 from urllib.parse import urlsplit
@@ -122,7 +123,10 @@ class SyncReport:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What the workspace holds. `items` are the latest states of every item of every source."""
+    """What the workspace holds. `items` are the latest states of every item of every source.
+
+    `model` is the language model of the settings; None where answers quote.
+    """
 
     workspace: str
     author: str
@@ -132,6 +136,7 @@ class Status:
     left_out: tuple[Dropped, ...]
     profiles: Mapping[str, VoiceProfile]
     last_sync: Run | None
+    model: str | None
 
     def coverage(self) -> dict[str, dict[str, int]]:
         """Items by source and outcome."""
@@ -143,6 +148,25 @@ class Status:
     def as_json(self) -> dict[str, Any]:
         """The documented shape of `twin status --json`."""
         return {**to_json(self), "coverage": self.coverage()}
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """How many documents there are of a source, a kind and a year; the year is None for undated ones."""
+
+    source: str
+    kind: str
+    year: int | None
+    documents: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecentVoice:
+    """The measures of what a language model wrote in the latest `answers`, `words` of it all together."""
+
+    answers: int
+    words: int
+    measures: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -571,7 +595,33 @@ class Twin:
             left_out=self._left_out(),
             profiles=self.warehouse.profiles(),
             last_sync=runs[0] if runs else None,
+            model=self.settings.llm.model or None,
         )
+
+    def holdings(self) -> list[Held]:
+        """How many documents there are by source, kind and year, the latest year first."""
+        counts = Counter(
+            (header.source, header.kind, header.published_at.year if header.published_at else None)
+            for header in self.documents()
+        )
+        held = [Held(*group, documents) for group, documents in counts.items()]
+        return sorted(held, key=lambda each: (-(each.year or 0), each.source, each.kind))
+
+    def recent_voice(self, *, limit: int = 50) -> RecentVoice:
+        """How the language model wrote in the latest `limit` answers that are kept, to be held against the author.
+
+        Quotes are left out: they are the author's own words.
+        """
+        from llm_twin.inference import pipeline as inference
+
+        said = (
+            exchange
+            for header in self.conversations.all(user=None)
+            for exchange in reversed(self.conversations.exchanges(header.id, user=None))
+        )
+        texts = [each.answer.text for each in islice((one for one in said if one.answer.mode == "generated"), limit)]
+        words, measures = inference.voice_of(texts)
+        return RecentVoice(len(texts), words, measures)
 
     def documents(
         self,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from llm_twin.core import cancelling
+from llm_twin.core import cancelling, stylometry
 from llm_twin.core.errors import ConfigError, ModelError, ModelMissing, NotFound
 from llm_twin.core.ports import (
     ActiveSpan,
@@ -56,7 +56,17 @@ from llm_twin.inference.understand import (
     understand,
 )
 
-__all__ = ["Conversation", "Parts", "answer", "answer_of", "messages_for", "search", "typed_filter", "write"]
+__all__ = [
+    "Conversation",
+    "Parts",
+    "answer",
+    "answer_of",
+    "messages_for",
+    "search",
+    "typed_filter",
+    "voice_of",
+    "write",
+]
 
 # Paragraphs that show the model the author's tone, and the fewest words that show any.
 EXAMPLES = 2
@@ -164,6 +174,14 @@ def answer_of(events: Iterator[Event]) -> Answer:
         if isinstance(event, Done):
             return event.answer
     raise AssertionError("the events of an answer end with Done")
+
+
+def voice_of(texts: Sequence[str]) -> tuple[int, dict[str, float]]:
+    """Words and measures (see core/stylometry.py) of generated texts, their citations left out; of none, nothing."""
+    from llm_twin.inference.verify import uncited
+
+    readings = [stylometry.read(uncited(text)) for text in texts]
+    return sum(len(reading.words) for reading in readings), stylometry.measure(readings)
 
 
 # --- the story ------------------------------------------------------------------------------------------------------

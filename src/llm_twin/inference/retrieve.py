@@ -25,6 +25,8 @@ RERANKER_WEIGHT = 2.0
 # What a hit takes of the scores of its likes: topical questions gain much (Cranfield), questions with one right page
 # lose nothing that can be told from chance (XQuAD, known items of a blog).
 NEIGHBOUR_SHARE = 0.3
+PLACES_TOLD = 10
+"""Candidates whose places a trace tells before and after re-ranking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +100,10 @@ class Retriever:
         with tracer.span("fuse"):
             ranked = _fuse([pool(_first(found, self.candidates)) for found in results])
         if method == "reranked" and self.reranker is not None and ranked:
-            with tracer.span("rerank", reranker=self.reranker.name, candidates=len(ranked)):
+            with tracer.span("rerank", reranker=self.reranker.name, candidates=len(ranked)) as reranking:
+                before = _places(ranked)
                 ranked = self._rerank(queries[0], ranked, self.reranker)
+                reranking.set(before=before, after=_places(ranked))
         if k > len(ranked):
             ranked = _followed_by(ranked, _fuse([pool(found) for found in results]))
         ranked.sort(key=lambda candidate: not holds(candidate.hit, phrases))
@@ -178,6 +182,12 @@ def pool(found: Mapping[str, Sequence[Hit]]) -> list[Candidate]:
             for chunk_id, hit in hits.items()
         ]
     )
+
+
+def _places(candidates: Sequence[Candidate]) -> str:
+    """Where the first candidates stand, for a trace: `document:start-end` each, and nothing of what they say."""
+    chunks = [candidate.hit.chunk for candidate in candidates[:PLACES_TOLD]]
+    return " ".join(f"{chunk.document_id}:{chunk.start}-{chunk.end}" for chunk in chunks)
 
 
 def _first(found: Mapping[str, Sequence[Hit]], count: int) -> dict[str, Sequence[Hit]]:
