@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -101,11 +101,11 @@ class Run:
     fetcher: Fetcher
     store: MemoryWarehouse = field(default_factory=MemoryWarehouse)
 
-    def collect(self, path: str = "/feed", **options) -> CollectReport:
+    def collect(self, path: str = "/feed", *, days: int = 0, **options) -> CollectReport:
         self.site.forget()
         context = SourceContext("Ann Lee", Path(), lambda: self.fetcher, lambda: NOON)
         source = FeedSource.open(self.site.url + path, context, **options)
-        return collect(source, store=self.store, redactor=None, now=lambda: NOON)
+        return collect(source, store=self.store, redactor=None, now=lambda: NOON + timedelta(days=days))
 
     def outcomes(self, report: CollectReport) -> dict[str, str]:
         return {state.key: state.outcome for state in report.states}
@@ -318,6 +318,80 @@ def test_pages_that_name_each_other_end(run: Run) -> None:
     )
     report = run.collect()
     assert (run.outcomes(report), report.problem) == ({"post-1": "added"}, None)
+
+
+# --- what left the feed ---------------------------------------------------------------------------------------------
+
+
+def left(run: Run, page: Reply | str, **entry) -> None:
+    """A post left the feed; where it stood, `page` stands."""
+    run.site.pages |= {"/feed": channel(item(2), item(1, **entry)), "/posts/1": page}
+    run.collect()
+    run.site.pages["/feed"] = channel(item(3), item(2))
+
+
+def test_a_post_that_left_the_feed_and_answers_404_on_two_days_is_removed(run: Run) -> None:
+    left(run, Reply(b"no", "text/plain", 410))
+    assert run.outcomes(run.collect())["post-1"] == "failed"
+    assert set(run.documents()) == {"Post 1", "Post 2", "Post 3"}
+    assert run.outcomes(run.collect(days=1))["post-1"] == "removed"
+    assert set(run.documents()) == {"Post 2", "Post 3"}
+
+
+@pytest.mark.parametrize(
+    "page", [Reply(b"members only", status=403), Reply(b"slow down", status=429), Reply(b"oh", status=500), "<p>!</p>"]
+)
+def test_a_page_that_is_refused_or_no_article_leaves_the_post_as_it_was(run: Run, page: Reply | str) -> None:
+    left(run, page)
+    before = run.documents()["Post 1"]
+    for days in (0, 1, 3, 6):
+        report = run.collect(days=days)
+        assert (run.outcomes(report).get("post-1", "unchanged"), report.problem) == ("unchanged", None)
+    assert run.documents()["Post 1"] == before
+
+
+def test_a_post_that_left_the_feed_keeps_its_text_until_its_page_is_edited(run: Run) -> None:
+    left(run, PAGE)
+    before = run.documents()["Post 1"]
+    assert run.outcomes(run.collect())["post-1"] == "unchanged"
+    assert run.outcomes(run.collect(days=3))["post-1"] == "unchanged"
+    assert ("/posts/1", 304) in run.asked(), "an unchanged page costs its headers"
+    assert run.documents()["Post 1"] == before
+    run.site.pages["/posts/1"] = PAGE.replace("The page.", "The page, and I was wrong.")
+    assert run.outcomes(run.collect(days=4)).keys() == {"post-2", "post-3"}, "it has its next turn after three days"
+    assert run.outcomes(run.collect(days=6))["post-1"] == "updated"
+    after = run.documents()["Post 1"]
+    assert after.text.startswith("The page, and I was wrong.")
+    assert (after.id, after.title, after.published_at) == (before.id, before.title, before.published_at)
+
+
+def test_a_link_to_another_site_may_die_without_the_comment_on_it(run: Run) -> None:
+    run.site.pages["/feed"] = channel(item(2), item(1, link="http://localhost:1/dead"))
+    run.collect()
+    run.site.pages["/feed"] = channel(item(2))
+    for days in (0, 3):
+        assert run.outcomes(run.collect(days=days))["post-1"] == "unchanged"
+    assert set(run.documents()) == {"Post 1", "Post 2"}
+
+
+def test_a_feed_at_another_address_than_its_site_names_the_site(run: Run) -> None:
+    host = run.site.url.replace("127.0.0.1", "localhost")
+    site = f"<link>{host}/</link>"
+    pages = {"/feed": channel(item(2), item(1, link=f"{host}/posts/1"), head=site), "/posts/1": PAGE}
+    run.site.pages |= pages
+    run.collect()
+    run.site.pages["/feed"] = channel(item(2), head=site)
+    run.collect()
+    assert ("/posts/1", 200) in run.asked()
+
+
+def test_text_that_is_to_come_from_the_feed_never_comes_from_the_page(run: Run) -> None:
+    run.site.pages |= {"/feed": channel(item(2), item(1)), "/posts/1": PAGE}
+    run.collect(full_text="feed")
+    run.site.pages["/feed"] = channel(item(2))
+    for days, page in ((0, PAGE), (3, PAGE.replace("The page.", "Edited."))):
+        run.site.pages["/posts/1"] = page
+        assert run.outcomes(run.collect(days=days, full_text="feed"))["post-1"] == "unchanged"
 
 
 def test_an_item_is_fetched_without_a_listing_before(run: Run) -> None:

@@ -235,6 +235,7 @@ def test_stories_that_fall_out_of_the_feed_stay(site: Site, fetcher: Fetcher) ->
     report = run(profile(site, fetcher), store)
     assert (report.problem, outcomes(report)) == (None, {"https://medium.com/p/2": "added"})
     assert len(list(store.documents())) == 2
+    assert site.asked().keys() == {"/robots.txt", "/feed"}, "its pages are for browsers, and never asked for"
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from collect.archives import Watched, context, documents, endings, outcomes, run, write_folder, write_zip
+from collect.archives import NOON, Watched, context, documents, endings, outcomes, run, write_folder, write_zip
 from collect.site_server import Reply, Site, serve
 from llm_twin.adapters.memory import MemoryWarehouse
 from llm_twin.collect.fetch import Fetcher, FetchPolicy
+from llm_twin.collect.pipeline import collect
 from llm_twin.collect.substack import SubstackSource, read_body
 from llm_twin.core.errors import ConfigError
 
@@ -226,17 +227,36 @@ version="2.0"><channel><title>Ann</title>{items}</channel></rss>"""
     return Reply(text.encode(), "application/xml; charset=utf-8")
 
 
-def test_without_an_archive_the_feed_is_read_as_a_window(site: Publication, fetcher: Fetcher) -> None:
+def test_without_an_archive_the_feed_is_read_as_a_window_and_the_author_is_told(
+    site: Publication, fetcher: Fetcher, caplog
+) -> None:
     store = MemoryWarehouse()
     site.pages["/feed"] = rss(site, BODY, '<p>The beginning.</p><p><a href="/p/1">Read more</a></p>')
     report = run(publication(site, fetcher), store)
     assert (report.problem, outcomes(report)) == (None, {f"{site.url}/p/0": "added", f"{site.url}/p/1": "skipped"})
     (found,) = store.documents()
     assert found.text == MARKDOWN.replace("{site}", site.url).removeprefix("A short story\n\n")
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "only the latest posts are collected, from its feed; the export has all" in warning.getMessage()
     site.pages["/feed"] = rss(site)
     assert [document.title for document in store.documents()] == ["On 0"]
     run(publication(site, fetcher), store)
     assert [document.title for document in store.documents()] == ["On 0"]
+
+
+@pytest.mark.parametrize(("status", "left"), [(403, 2), (404, 1), (429, 2), (503, 2), (200, 2)])
+def test_a_post_that_left_the_feed_goes_only_when_its_page_is_gone_on_two_days(
+    site: Publication, fetcher: Fetcher, status: int, left: int
+) -> None:
+    store = MemoryWarehouse()
+    site.pages["/feed"] = rss(site, BODY, BODY)
+    run(publication(site, fetcher), store)
+    site.pages["/feed"] = rss(site, BODY)
+    site.pages["/p/1"] = Reply(b"<html><p>Just a moment</p></html>", status=status)
+    for days in (1, 2, 5):
+        now = NOON + timedelta(days=days)
+        assert collect(publication(site, fetcher), store=store, redactor=None, now=lambda now=now: now).problem is None
+        assert len(store.document_hashes()) == (left if days > 1 else 2)
 
 
 def test_a_site_that_is_no_publication_is_a_problem(site: Publication, fetcher: Fetcher) -> None:
