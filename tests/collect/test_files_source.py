@@ -409,7 +409,7 @@ def test_a_large_list_is_read_as_a_stream(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (len(listed), last.text) == (3002, "Bye.")
-    assert listed[-2].reason == "line 3001 is longer than 1,000,000 bytes (max_bytes)"
+    assert listed[-2].reason == "line 3001 is longer than 1,000,000 bytes; raise max_bytes"
     assert peak < size / 8
 
 

@@ -320,7 +320,7 @@ def test_only_code_somebody_wrote_is_collected_and_the_rest_says_why(hub: GitHub
         "made.py": "is marked linguist-generated in .gitattributes",
         "web/made.ts": "is marked linguist-generated in .gitattributes",
         "docs/link.md": "is a symbolic link",
-        "docs/huge.md": "has 1,500,000 bytes, more than 1,000,000 (max_bytes)",
+        "docs/huge.md": "has 1,500,000 bytes, more than 1,000,000",
     }
 
 

@@ -28,13 +28,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from llm_twin.collect.reading import Reading, document_from, parsing
+from llm_twin.collect.reading import READERS_VERSION, Reading, document_from, parsing
 from llm_twin.collect.sources import SourceContext
 from llm_twin.core.errors import ItemError, SourceError, TwinError
 from llm_twin.core.records import Document, Item, ItemState, Outcome, fingerprint
 
-READERS_VERSION = 1
-"""Raised whenever a reader makes something else of the same records, so that every export is read again."""
 MAX_PAGE_BYTES = 20_000_000
 """Size of one page of an export, unpacked."""
 MAX_LIST_BYTES = 4_000_000_000

@@ -20,15 +20,23 @@ from urllib.parse import urljoin, urlsplit
 from llm_twin.collect.fetch import FEEDS, JSON, PAGES, Fetched, Fetcher
 from llm_twin.collect.html import people_in, to_markdown
 from llm_twin.collect.page import canonical, read_page, same_site
-from llm_twin.collect.reading import Reading, document_from, hash_of, language_named, parse_date, repaired
+from llm_twin.collect.reading import (
+    READERS_VERSION,
+    Reading,
+    document_from,
+    hash_of,
+    language_named,
+    parse_date,
+    parsing,
+    repaired,
+)
 from llm_twin.collect.sources import SourceContext
 from llm_twin.core.errors import ItemError, PartialListing, SourceError
 from llm_twin.core.records import Document, Item, ItemState, fingerprint
+from llm_twin.core.text import word_count
 
 FullText = Literal["auto", "feed", "page"]
 
-READER_VERSION = 1
-"""Raised when the same entry would become another document."""
 MAX_FEED_PAGES = 1000
 """Pages or archives of one feed that are followed."""
 FULL_WORDS = 200
@@ -124,7 +132,7 @@ class FeedSource:
         self._context = context
         self._entries: dict[str, Entry] = {}
         self._sites = {address}
-        self._how = fingerprint(READER_VERSION, context.author, platform, full_text)[:8]
+        self._how = fingerprint(READERS_VERSION, context.author, platform, full_text)[:8]
 
     def list(self) -> Iterator[Item | ItemState]:
         """Every entry in the order of the feed, then those of its older pages; see `Source.list`.
@@ -202,12 +210,8 @@ class FeedSource:
                 yield Item(entry.key, f"{self._how}:{fingerprint(entry)[:32]}")
 
     def _reading(self, entry: Entry) -> Reading:
-        try:
+        with parsing("see what the feed holds"):
             return self._from_page(entry) if self._wants_page(entry) else reading_of(entry)
-        except ItemError:
-            raise
-        except Exception as error:  # a parser of somebody else met an entry nobody foresaw: it fails, no other
-            raise ItemError(f"could not be parsed: {type(error).__name__}: {error}; see what the feed holds") from error
 
     def _wants_page(self, entry: Entry) -> bool:
         if entry.url is None or self.full_text == "feed":
@@ -233,7 +237,7 @@ def is_full(entry: Entry) -> bool:
     words = re.sub(r"\]\([^)]*\)|[\[*_]", "", _SYNDICATION_LINE.sub("", text)).rstrip()
     if not words or _CUT_SHORT.search(words):
         return False
-    return entry.is_content or len(words.split()) >= FULL_WORDS
+    return entry.is_content or word_count(words) >= FULL_WORDS
 
 
 def reading_of(entry: Entry) -> Reading:

@@ -25,14 +25,12 @@ import pathspec
 
 from llm_twin.collect import jsonl
 from llm_twin.collect.formats import READERS, reader_for
-from llm_twin.collect.reading import Reading, document_from
+from llm_twin.collect.reading import READERS_VERSION, Reading, document_from, parsing
 from llm_twin.collect.sources import SourceContext
 from llm_twin.collect.vault import PAGES, Vault, is_vault, wiki_links, with_properties, without_ids
 from llm_twin.core.errors import ItemError, SourceError
 from llm_twin.core.records import Document, Item, ItemState, Outcome, fingerprint
 
-READERS_VERSION = 2
-"""Raised whenever a reader makes something else of the same bytes, so that every file is read again."""
 MAX_BYTES = 20_000_000
 """Size of a file, or of one line of a .jsonl file, that is still taken for one author's document."""
 MAX_LINE = 1_000_000
@@ -160,14 +158,11 @@ class FilesSource:
 
     def fetch(self, item: Item) -> Document:
         """Read the file or line behind an item; see `Source.fetch`."""
-        try:
-            return self._fetch_line(item) if self._is_line(item.key) else self._fetch_file(item.key)
-        except ItemError:
-            raise
-        except OSError as error:
-            raise ItemError(f"cannot be read: {error.strerror or error}; check its permissions") from error
-        except Exception as error:  # a parser of somebody else met a file nobody foresaw: this file fails, no other
-            raise ItemError(f"could not be parsed: {type(error).__name__}: {error}; open and save it again") from error
+        with parsing("open and save it again"):
+            try:
+                return self._fetch_line(item) if self._is_line(item.key) else self._fetch_file(item.key)
+            except OSError as error:
+                raise ItemError(f"cannot be read: {error.strerror or error}; check its permissions") from error
 
     def key_of(self, path: Path) -> str | None:
         """See `Divisible.key_of`: the path as written counts first, then where its links lead."""
@@ -289,7 +284,7 @@ class FilesSource:
         elif _suffix(key) == ".jsonl":
             yield from self._jsonl(key)
         elif found.st_size > self.max_bytes:
-            reason = f"has {found.st_size:,} bytes, more than {self.max_bytes:,} (max_bytes)"
+            reason = f"has {found.st_size:,} bytes, more than {self.max_bytes:,}; raise max_bytes to collect it"
             yield self._state(key, "skipped", reason, self._version(key, found))
         else:
             yield Item(key, self._version(key, found))
@@ -344,7 +339,7 @@ class FilesSource:
             data = stream.read(self.max_bytes + 1)
             modified_at = datetime.fromtimestamp(os.fstat(stream.fileno()).st_mtime, UTC)
         if len(data) > self.max_bytes:
-            raise ItemError(f"has more than {self.max_bytes:,} bytes (max_bytes)", skipped=True)
+            raise ItemError(f"grew to more than {self.max_bytes:,} bytes; raise max_bytes to collect it", skipped=True)
         reading = reader_for(_suffix(key))(data)
         if _suffix(key) in PAGES:
             text = self._known_vault().linked(reading.text, key) if is_vault(self._root) else reading.text

@@ -53,7 +53,8 @@ class Gate:
 
     def latest_problem(self) -> ItemError | None:
         """Why the latest connection of all that did not come about did not."""
-        return next(reversed(self._problems.values()), None)
+        # A copy, because connections of the browser come and go meanwhile.
+        return next(reversed([*self._problems.values()]), None)
 
     def close(self) -> None:
         """Take no more connections, and end those that stand."""

@@ -30,10 +30,9 @@ import pathspec
 from llm_twin.collect.clone import CloneSource
 from llm_twin.collect.fetch import Gone, HttpError
 from llm_twin.collect.github_api import GITHUB, GitHubApi, token_for
-from llm_twin.collect.reading import Reading, document_from, heading_of, parse_date
+from llm_twin.collect.reading import READERS_VERSION, Reading, document_from, heading_of, parse_date
 from llm_twin.collect.repository import (
     MAX_BYTES,
-    READERS_VERSION,
     Choice,
     File,
     Origin,
@@ -306,8 +305,8 @@ class GitHubSource:
                     continue
                 anchor = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
                 key, size = f"{_said(entry, 'html_url')}#file-{anchor}", int(_said(about, "size"))
-                if size > self._choice.max_bytes:
-                    reason = f"has {size:,} bytes, more than {self._choice.max_bytes:,} (max_bytes)"
+                reason = self._choice.why_too_large(size)
+                if reason:
                     yield ItemState(self.name, key, "skipped", reason)
                     continue
                 gist = _Gist(

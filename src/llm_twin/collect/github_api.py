@@ -128,7 +128,7 @@ class GitHubApi:
     def _json(self, answer: Fetched) -> Any:
         try:
             return json.loads(answer.content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SourceError(f"{self.host} answered something else than JSON ({error}); try again later") from error
 
     def _next(self, answer: Fetched) -> str | None:

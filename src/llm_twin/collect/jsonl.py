@@ -69,7 +69,8 @@ def scan(path: Path, *, max_bytes: int) -> Iterator[Line | BadLine]:
             if number == 1 and data[:2] in (b"\xff\xfe", b"\xfe\xff"):
                 raise ItemError("is UTF-16, and JSON Lines are UTF-8; save it again", skipped=True)
             if not whole:
-                yield BadLine(number, f"line {number} is longer than {max_bytes:,} bytes (max_bytes)", skipped=True)
+                reason = f"line {number} is longer than {max_bytes:,} bytes; raise max_bytes"
+                yield BadLine(number, reason, skipped=True)
                 continue
             if not data.strip():
                 continue

@@ -16,14 +16,11 @@ from llm_twin.collect.body import body_markdown, has_class
 from llm_twin.collect.export import Export, ExportSource, Shelf, named_like
 from llm_twin.collect.fetch import FEEDS, HttpError
 from llm_twin.collect.html import drop, parse_html
-from llm_twin.collect.reading import Reading, document_from, parse_date
+from llm_twin.collect.reading import READERS_VERSION, Reading, document_from, parse_date, parsing
 from llm_twin.collect.sources import SourceContext
 from llm_twin.core.errors import ConfigError, ItemError, PartialListing, SourceError
 from llm_twin.core.ports import Source
 from llm_twin.core.records import Document, Item, ItemState, fingerprint
-
-READER_VERSION = 1
-"""Raised when the same entry of a feed would become another document."""
 
 _ADVICE = (
     "use the archive instead: on Medium, Settings, Security and apps, Download your information, then give the path of "
@@ -188,7 +185,7 @@ class MediumFeed:
         self._address = feed_address(address)
         self._context = context
         self._entries: dict[str, feed.Entry] = {}
-        self._how = fingerprint(READER_VERSION, context.author, responses)[:8]
+        self._how = fingerprint(READERS_VERSION, context.author, responses)[:8]
 
     def list(self) -> Iterator[Item | ItemState]:
         """The stories that the feed holds; see `Source.list`. Raises `PartialListing` at the end: a feed is a window.
@@ -207,8 +204,10 @@ class MediumFeed:
         entry = self._entries.get(item.key)
         if entry is None:
             raise ItemError("is not in the feed any more; collect again")
+        with parsing(_ADVICE):
+            reading = _checked(read_entry(entry), responses=self.responses)
         return document_from(
-            _checked(read_entry(entry), responses=self.responses),
+            reading,
             author=self._context.author,
             source=self.platform,
             locator=item.key,

@@ -7,7 +7,7 @@ import re
 import zipfile
 from typing import Any
 
-from llm_twin.collect.html import people_in
+from llm_twin.collect.html import people_in, to_markdown
 from llm_twin.collect.metadata import tags_from
 from llm_twin.collect.reading import Reading, parse_date
 from llm_twin.core.errors import ItemError
@@ -82,24 +82,13 @@ def read_docx(data: bytes) -> Reading:
     Raises `ItemError` when it is no DOCX, is broken, or unpacks to more than `MAX_UNPACKED_BYTES`.
     """
     import mammoth  # type: ignore[import-untyped]
-    from markdownify import markdownify
 
     about = _checked_properties(data)
     html = mammoth.convert_to_html(
         io.BytesIO(data), style_map=_DOCX_STYLES, convert_image=mammoth.images.img_element(lambda _: {})
     ).value
-    # The author's characters stay as they are: nothing is escaped, as nobody reads this through a Markdown renderer.
-    text = markdownify(
-        html,
-        heading_style="ATX",
-        bullets="-",
-        strip=["img"],
-        escape_asterisks=False,
-        escape_underscores=False,
-        escape_misc=False,
-    )
     return Reading(
-        text=re.sub(r"\n{3,}", "\n\n", text).strip(),
+        text=to_markdown(html),
         title=_given_title(about.get("title")),
         authors=people_in(about.get("creator")),
         published_at=parse_date(about.get("created")),

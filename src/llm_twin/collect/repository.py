@@ -21,12 +21,10 @@ import pathspec
 
 from llm_twin.collect.formats import decode, reader_for
 from llm_twin.collect.html import fenced
-from llm_twin.collect.reading import Reading, document_from, parsing
+from llm_twin.collect.reading import READERS_VERSION, Reading, document_from, parsing
 from llm_twin.core.errors import ConfigError, ItemError
 from llm_twin.core.records import Document, Item, ItemState, fingerprint
 
-READERS_VERSION = 1
-"""Raised whenever the same bytes would become another document."""
 MAX_BYTES = 1_000_000
 """Size of a file that is still taken for something somebody wrote."""
 PIECE_CHARS = 800
@@ -122,6 +120,12 @@ class Choice:
                 raise ConfigError(f"{language!r} is no language of code that is known; use {', '.join(sorted(known))}")
         if self.max_bytes < 1:
             raise ConfigError(f"max_bytes is {self.max_bytes}; it must be at least 1")
+
+    def why_too_large(self, size: int) -> str | None:
+        """Why a file of so many bytes is left alone; None when it is not."""
+        if size <= self.max_bytes:
+            return None
+        return f"has {size:,} bytes, more than {self.max_bytes:,}; raise max_bytes to collect it"
 
     def kind(self, path: str) -> Literal["prose", "code"] | None:
         """What a file is taken for; None when it is left alone."""
@@ -345,9 +349,7 @@ class RepositoryFiles:
     def _why_not(self, file: File) -> str | None:
         if file.is_link:
             return "is a symbolic link; what it leads to is read in its own place"
-        if file.size > self._choice.max_bytes:
-            return f"has {file.size:,} bytes, more than {self._choice.max_bytes:,} (max_bytes)"
-        return None if file.size else "is empty"
+        return self._choice.why_too_large(file.size) if file.size else "is empty"
 
     def _attributes_of(self, place: _Place) -> Attributes:
         if self._attributes is None or self._attributes[0] != place.attributes:

@@ -22,14 +22,12 @@ from llm_twin.collect.body import body_markdown, has_class
 from llm_twin.collect.export import Export, ExportSource, Row, Shelf, named_like
 from llm_twin.collect.fetch import FEEDS, JSON, PAGES, HttpError
 from llm_twin.collect.html import drop, parse_html
-from llm_twin.collect.reading import Reading, document_from, parse_date
+from llm_twin.collect.reading import READERS_VERSION, Reading, document_from, parse_date, parsing
 from llm_twin.collect.sources import SourceContext
 from llm_twin.core.errors import ConfigError, ItemError, PartialListing, SourceError
 from llm_twin.core.ports import Source
 from llm_twin.core.records import Document, Item, ItemState, fingerprint
 
-READER_VERSION = 1
-"""Raised when the same post would become another document."""
 PAGE_POSTS = 25
 """Posts asked for at once."""
 MAX_POSTS = 20_000
@@ -106,7 +104,7 @@ class SubstackPublication:
         self._site = urlunsplit((parts.scheme, parts.netloc, "", "", ""))
         self._context = context
         self._entries: dict[str, feed.Entry] = {}
-        self._how = fingerprint(READER_VERSION, context.author)[:8]
+        self._how = fingerprint(READERS_VERSION, context.author)[:8]
 
     def list(self) -> Iterator[Item | ItemState]:
         """Every post of the archive, newest first; see `Source.list`.
@@ -119,7 +117,12 @@ class SubstackPublication:
         except (HttpError, ValueError) as error:
             if isinstance(error, HttpError) and error.status not in (400, 403, 404, 410):
                 raise
-            logger.info("%s: no archive (%s); reading the feed", self.name, error)
+            logger.warning(
+                "%s does not show its archive (%s), so only the latest posts are collected, from its feed; the export "
+                "has all (Settings, Exports)",
+                self.name,
+                error,
+            )
             yield from self._latest()
             return
         seen: set[str] = set()
@@ -145,7 +148,8 @@ class SubstackPublication:
     def fetch(self, item: Item) -> Document:
         """The post behind an item; see `Source.fetch`."""
         entry = self._entries.get(item.key)
-        reading = read_entry(entry) if entry else self._post(item.key)
+        with parsing("use the export instead"):
+            reading = read_entry(entry) if entry else self._post(item.key)
         return document_from(
             reading,
             author=self._context.author,
@@ -168,8 +172,12 @@ class SubstackPublication:
         return found
 
     def _json(self, path: str) -> Any:
+        """What the API answers. Raises `ValueError` for what is no JSON."""
         answer = self._context.fetcher().fetch(f"{self._site}{path}", accept=(*JSON, "text/*"))
-        return json.loads(answer.text)
+        try:
+            return json.loads(answer.text)
+        except RecursionError as error:
+            raise ValueError("the answer is nested too deeply") from error
 
     def _key(self, post: Mapping[str, Any]) -> str:
         return str(post.get("canonical_url") or f"{self._site}/p/{post['slug']}")
@@ -187,7 +195,7 @@ class SubstackPublication:
             post = self._json(f"/api/v1/posts/{quote(slug, safe='')}")
             if not isinstance(post, dict) or "body_html" not in post:
                 raise ValueError("it has no body_html")
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise ItemError(f"was answered with something else than a post ({error}); try again later") from error
         return read_post(post, key)
 

@@ -30,7 +30,7 @@ from llm_twin.collect import feed, sitemap
 from llm_twin.collect.fetch import FEEDS, JSON, PAGES, Fetched, Fetcher, Gone
 from llm_twin.collect.html import parse_html
 from llm_twin.collect.page import canonical, is_archive_path, is_shell, links_in, read_page, same_site
-from llm_twin.collect.reading import document_from, parse_date
+from llm_twin.collect.reading import READERS_VERSION, document_from, parse_date
 from llm_twin.collect.rendering import Rendering, render_page
 from llm_twin.collect.sources import SourceContext
 from llm_twin.core.errors import ConfigError, ItemError, MissingExtra, PartialListing, SourceError
@@ -38,8 +38,6 @@ from llm_twin.core.records import Document, Item, ItemState, fingerprint
 
 Scope = Literal["auto", "page", "site"]
 
-READER_VERSION = 2
-"""Raised when the same page would become another document."""
 MAX_PAGES = 5000
 """Pages of one site that are listed; at one request a second they take an hour and a half."""
 FRESH = timedelta(days=2)
@@ -149,7 +147,7 @@ class WebSource:
         self._at_hand: tuple[str, Fetched | ItemError] | None = None
         self._no_browser = ""
         shown = (self.renders_all, rendering.scroll, rendering.wait_for, rendering.profile)
-        self._how = fingerprint(READER_VERSION, context.author, platform, shown)[:8]
+        self._how = fingerprint(READERS_VERSION, context.author, platform, shown)[:8]
 
     def list(self) -> Iterator[Item | ItemState]:
         """The page, or every page of the site; see `Source.list`.
