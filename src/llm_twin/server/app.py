@@ -16,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 from llm_twin.server import asking, health, problems, reading, schemas, talks, work
 from llm_twin.server.metrics import Measured, Metrics
 from llm_twin.server.request_id import RequestId
+from llm_twin.server.security import Door
 from llm_twin.server.streaming import Desk
 from llm_twin.twin import Twin
 
@@ -38,6 +39,8 @@ def create_app(twin: Twin) -> FastAPI:
         version=importlib.metadata.version("llm-twin"),
         openapi_tags=_TAGS,
         lifespan=_warming,
+        docs_url=None,  # their pages come from other people's servers, which the content security policy refuses
+        redoc_url=None,
     )
     app.state.twin = twin
     app.state.metrics = Metrics()
@@ -52,6 +55,7 @@ def create_app(twin: Twin) -> FastAPI:
 
     problems.install(app)
     schemas.describe(app)
+    app.add_middleware(Door, twin=twin, metrics=app.state.metrics)
     app.add_middleware(Measured, metrics=app.state.metrics)
     app.add_middleware(RequestId)
     return app

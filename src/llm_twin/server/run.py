@@ -60,12 +60,19 @@ class Service(uvicorn.Server):
     """
 
     def __init__(self, app: FastAPI) -> None:
+        self._twin: Twin = app.state.twin
+        proxies = list(self._twin.settings.server.trusted_proxies)
         super().__init__(
             uvicorn.Config(
-                app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=LAST_BYTES_S
+                app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=bool(proxies),
+                forwarded_allow_ips=proxies,
+                timeout_graceful_shutdown=LAST_BYTES_S,
             )
         )
-        self._twin: Twin = app.state.twin
         self._desk: Desk = app.state.desk
         self._told = False
         self._until = 0.0
