@@ -181,6 +181,13 @@ class AskSettings(_Section):
     """Whether questions and answers are kept in the workspace: for conversations, and for feedback on them."""
 
 
+class BatchSettings(_Section):
+    """Files of questions: `twin ask --file`, and batches of the service."""
+
+    concurrency: int = Field(default=4, ge=1, le=256)
+    """Questions answered at the same time."""
+
+
 class LlmSettings(_Section):
     """The language model. Without `model` the twin answers extractively and nothing leaves this machine."""
 
@@ -259,6 +266,7 @@ class Settings(_Section):
     features: FeaturesSettings = FeaturesSettings()
     search: SearchSettings = SearchSettings()
     ask: AskSettings = AskSettings()
+    batch: BatchSettings = BatchSettings()
     llm: LlmSettings = LlmSettings()
     server: ServerSettings = ServerSettings()
     traces: TracesSettings = TracesSettings()

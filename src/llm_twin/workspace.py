@@ -108,6 +108,23 @@ class Workspace:
         lock.release()
         return False
 
+    @contextmanager
+    def alone(self, work: str) -> Iterator[None]:
+        """Hold the lock of a piece of work by its name, so that it is done once. Freed when the process ends, however.
+
+        Raises `WorkspaceBusy` at once when another process, or another thread, is at it.
+        """
+        from filelock import FileLock, Timeout
+
+        self._checked()
+        folder = self.state / "locks"
+        folder.mkdir(exist_ok=True)
+        try:
+            with FileLock(folder / f"{work}.lock", timeout=0):
+                yield
+        except Timeout:
+            raise WorkspaceBusy(f"somebody is at work on {work} already; wait for it, or end that process") from None
+
     def _checked(self) -> Workspace:
         """This workspace with its state folder there and of a layout this version knows."""
         marker = self.state / "layout"

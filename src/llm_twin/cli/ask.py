@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterable
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
     from llm_twin.twin import Twin
 
 
-def _not_empty(_: click.Context, parameter: click.Parameter, text: str) -> str:
-    if not text.strip():
+def _not_empty(_: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    if text is not None and not text.strip():
         raise click.BadParameter("it is empty; say what you look for", param=parameter)
     return text
 
@@ -50,15 +52,41 @@ def search(ctx: click.Context, /, query: str, k: int | None, method: str, as_jso
 
 
 @click.command()
-@click.argument("question", callback=_not_empty)
+@click.argument("question", callback=_not_empty, required=False)
+@click.option(
+    "--file",
+    "questions",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help='Answer the questions of a file, one {"question": …} a line, as JSON Lines.',
+)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Where the answers of --file go.")
+@click.option("--concurrency", type=click.IntRange(1, 256), help="Questions of --file at the same time.")
 @filter_options
 @json_option
 @click.pass_context
-def ask(ctx: click.Context, /, question: str, as_json: bool, **filters: Any) -> None:
-    """Answer QUESTION from the author's writing, every claim cited.
+def ask(
+    ctx: click.Context,
+    /,
+    question: str | None,
+    questions: Path | None,
+    out: Path | None,
+    concurrency: int | None,
+    as_json: bool,
+    **filters: Any,
+) -> None:
+    """Answer QUESTION from the author's writing, every claim cited; or, with --file, many of them.
+
+    A file that was interrupted goes on where it was when the same command is given again.
 
     Example: twin ask "What do I think of ORMs?"
     """
+    if questions is not None:
+        if question is not None or any(filters.values()):
+            raise click.UsageError('the lines of a file bring questions and filters: {"question": …, "filters": {…}}')
+        _answer_file(ctx, questions, out, concurrency)
+        return
+    if question is None or out is not None or concurrency is not None:
+        raise click.UsageError("give a QUESTION, or --file with many; --out and --concurrency belong to --file")
     twin = opened(ctx)
     where = _where(twin, filters)
     if as_json:
@@ -125,6 +153,23 @@ def _read_question() -> str:
     if sys.stdin.isatty():
         click.echo("you> ", nl=False, err=True)
     return sys.stdin.readline().strip()
+
+
+def _answer_file(ctx: click.Context, questions: Path, out: Path | None, concurrency: int | None) -> None:
+    """The results on stdout or in a file that is whole when it is there; exit code 1 when some have no answer."""
+    from llm_twin.cli.progress import on_stderr
+
+    batches = opened(ctx).batches
+    batch = batches.of_file(questions, user="local")
+    with on_stderr().step("answer", total=batch.total) as advance:
+        batch = batches.run(batch.id, concurrency=concurrency, told=lambda _: advance(1))
+    with click.open_file(str(out or "-"), "w", encoding="utf-8", atomic=out is not None) as file:
+        for result in batches.results(batch.id, user="local"):
+            click.echo(json.dumps(result, ensure_ascii=False), file=file)
+    batches.delete(batch.id, user="local")
+    if batch.failed:
+        click.echo(f"{batch.failed} of {batch.total} questions have no answer; `error` says why", err=True)
+        ctx.exit(1)
 
 
 def _done(events: Iterable[Event]) -> Done:
