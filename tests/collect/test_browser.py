@@ -144,6 +144,17 @@ def test_the_gate_refuses_private_addresses(outside, request_line):
     assert dialler.dialled == []
 
 
+def test_the_gate_looks_a_host_up_as_the_browser_writes_it(outside, site):
+    fetcher, dialler, names = outside
+    site.pages["/"] = "<p>Hello."
+    names |= {"xn--strae-oqa.example": [PUBLIC], "strasse.example": [PRIVATE]}
+    assert "200" in through(fetcher, "GET http://xn--strae-oqa.example/ HTTP/1.1\r\n\r\n")
+    names["xn--strae-oqa.example"] = [PRIVATE]
+    assert "403" in through(fetcher, "GET http://xn--strae-oqa.example/ HTTP/1.1\r\n\r\n")
+    assert "private address" in str(fetcher.gate.problem("http://straße.example/"))
+    assert dialler.dialled == [PUBLIC]
+
+
 @pytest.mark.parametrize("request_line", ["GET / HTTP/1.1", "HELLO", "GET ftp://jane.example/ HTTP/1.1"])
 def test_the_gate_is_no_server_of_its_own(outside, request_line):
     assert through(outside[0], f"{request_line}\r\n\r\n").startswith("HTTP/1.1 40")

@@ -586,6 +586,13 @@ def test_what_cannot_be_opened_says_why() -> None:
         WebSource.open("https://", context)
 
 
+def test_a_password_in_an_address_is_refused_before_anything_shows_it() -> None:
+    context = SourceContext("Ann Lee", Path(), lambda: None, lambda: NOON)
+    with pytest.raises(ConfigError, match=r"ann\.example carries a user name or password") as caught:
+        WebSource.open("https://ann:secret@ann.example/", context)
+    assert "secret" not in str(caught.value)
+
+
 def test_an_address_with_brackets_for_a_host_says_what_to_correct(tmp_path: Path) -> None:
     with (
         Twin.init(tmp_path, author="Ann Lee") as twin,

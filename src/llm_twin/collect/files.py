@@ -27,7 +27,7 @@ from llm_twin.collect import jsonl
 from llm_twin.collect.formats import READERS, reader_for
 from llm_twin.collect.reading import READERS_VERSION, Reading, document_from, parsing
 from llm_twin.collect.sources import SourceContext
-from llm_twin.collect.vault import PAGES, Vault, is_vault, wiki_links, with_properties, without_ids
+from llm_twin.collect.vault import NOTE_SUFFIXES, Vault, is_vault, wiki_links, with_properties, without_ids
 from llm_twin.core.errors import ItemError, SourceError
 from llm_twin.core.records import Document, Item, ItemState, Outcome, fingerprint
 
@@ -234,7 +234,7 @@ class FilesSource:
 
     def _page(self, key: str) -> tuple[str | None, tuple[tuple[str, str], ...]]:
         """Canonical URL and wiki links of a page."""
-        if _suffix(key) not in PAGES:
+        if _suffix(key) not in NOTE_SUFFIXES:
             return None, ()
         try:
             reading = reader_for(_suffix(key))(self._path(key).read_bytes())
@@ -341,7 +341,7 @@ class FilesSource:
         if len(data) > self.max_bytes:
             raise ItemError(f"grew to more than {self.max_bytes:,} bytes; raise max_bytes to collect it", skipped=True)
         reading = reader_for(_suffix(key))(data)
-        if _suffix(key) in PAGES:
+        if _suffix(key) in NOTE_SUFFIXES:
             text = self._known_vault().linked(reading.text, key) if is_vault(self._root) else reading.text
             reading = with_properties(replace(reading, text=text), key)
         path_shown = without_ids(key)

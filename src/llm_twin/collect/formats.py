@@ -217,7 +217,7 @@ def _cell(cell: Mapping[str, Any], language: str) -> str:
 # --- pages ----------------------------------------------------------------------------------------------------------
 
 
-def read_page(data: bytes) -> Reading:
+def read_html_file(data: bytes) -> Reading:
     """HTML: the article of a page, or the bookmarks that a browser exported."""
     return read_bookmarks(decode(data)) if is_bookmarks(data) else read_html(data)
 
@@ -237,9 +237,9 @@ READERS: Mapping[str, Callable[[bytes], Reading]] = {
     ".txt": read_markdown,
     ".text": read_markdown,
     ".rst": read_rst,
-    ".html": read_page,
-    ".htm": read_page,
-    ".xhtml": read_page,
+    ".html": read_html_file,
+    ".htm": read_html_file,
+    ".xhtml": read_html_file,
     ".ipynb": read_notebook,
     ".pdf": read_pdf,
     ".docx": read_docx,

@@ -14,7 +14,6 @@ import socketserver
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from urllib.parse import urlsplit
 
 import httpx2
 
@@ -48,8 +47,11 @@ class Gate:
         self._thread.start()
 
     def problem(self, url: str) -> ItemError | None:
-        """Why the latest connection to the host of an address did not come about; None when it did."""
-        return self._problems.get(urlsplit(url).hostname or "")
+        """Why the latest connection to the host of an address did not come about; None when it did.
+
+        Raises `ItemError` for what is no address to be fetched.
+        """
+        return self._problems.get(_host(checked_url(url)))
 
     def latest_problem(self) -> ItemError | None:
         """Why the latest connection of all that did not come about did not."""
@@ -119,14 +121,14 @@ class _Passage(socketserver.BaseRequestHandler):
         return head, rest
 
     def _connected(self, url: httpx2.URL) -> socket.socket:
-        port = url.port or (443 if url.scheme == "https" else 80)
+        host, port = _host(url), url.port or (443 if url.scheme == "https" else 80)
         try:
-            site = self.server.connect(url.host, port)
+            site = self.server.connect(host, port)
         except ItemError as error:
-            self.server.problems.pop(url.host, None)  # the latest comes last
-            self.server.problems[url.host] = error
+            self.server.problems.pop(host, None)  # the latest comes last
+            self.server.problems[host] = error
             raise
-        self.server.problems.pop(url.host, None)
+        self.server.problems.pop(host, None)
         return site
 
     def _refuse(self, status: int, reason: str) -> None:
@@ -149,6 +151,11 @@ class _Passage(socketserver.BaseRequestHandler):
                     if not piece:
                         return
                     other.sendall(piece)
+
+
+def _host(url: httpx2.URL) -> str:
+    """The host as browsers write it: decoded, `straße.example` would be looked up as `strasse.example`."""
+    return url.raw_host.decode("ascii")
 
 
 def _as_for_origin(method: str, url: httpx2.URL, headers: bytes) -> bytes:

@@ -71,6 +71,10 @@ def canonical(url: str, base: str = "") -> str:
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("it needs http:// or https:// and a host")
+        if "@" in parts.netloc:
+            raise ItemError(
+                f"an address at {parts.hostname} carries a user name or password; take it out, as addresses are shown"
+            )
         normal = courlan.normalize_url(parts if parts.path else parts._replace(path="/"))
     except ValueError as error:
         raise ItemError(f"{url[:200]!r} is no web address: {error}; correct it") from None

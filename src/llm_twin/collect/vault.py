@@ -17,7 +17,7 @@ from urllib.parse import quote
 from llm_twin.collect.metadata import tags_from
 from llm_twin.collect.reading import Reading, parse_date
 
-PAGES = (".md", ".markdown")
+NOTE_SUFFIXES = (".md", ".markdown")
 """Suffixes of the files in which wiki links and property lines are looked for."""
 
 _LINK = r"\[\[(?P<page>[^\[\]|#\\\n]+)(?P<part>#[^\[\]|\\\n]*)?(?:\\?\|(?P<words>[^\[\]\n]*))?\]\]"
@@ -42,7 +42,9 @@ class Vault:
         self._named: dict[str, list[str]] = {}
         for key in sorted(urls):
             stem, suffix = posixpath.splitext(posixpath.basename(key))
-            names = {_folded(stem + suffix), _folded(stem)} if suffix.lower() in PAGES else {_folded(stem + suffix)}
+            names = (
+                {_folded(stem + suffix), _folded(stem)} if suffix.lower() in NOTE_SUFFIXES else {_folded(stem + suffix)}
+            )
             for name in names:
                 self._named.setdefault(name, []).append(key)
 
