@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "llm_twin"
 STAGES = {"collect", "features", "training", "inference", "evaluation", "ops"}
-WIRING = {"twin", "settings", "catalog", "workspace"}
+WIRING = {"twin", "settings", "catalog", "workspace", "llm"}
 DOORS = {"cli", "server"}
 CORE_FOR_DOORS = {"llm_twin.core.records", "llm_twin.core.errors"}
 VENDORS = {
@@ -68,7 +68,7 @@ def _allowed(importer: str, imported: str) -> bool:
     if (importer, imported) == ("llm_twin.cli.serve", "llm_twin.server.run"):  # one door starts the other
         return True
     if importer_area in DOORS:
-        return imported in CORE_FOR_DOORS or imported_area in {importer_area, "twin", "settings"}
+        return imported in CORE_FOR_DOORS or imported_area in {importer_area, "twin", "settings", "llm"}
     return False
 
 

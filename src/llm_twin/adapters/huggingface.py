@@ -11,8 +11,8 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 SPARE_BYTES = 200_000_000
 """Disk space that a download leaves free."""
+TIMEOUT_S = 30.0
+"""Seconds the hub may take to say what a repository holds."""
 _TEXTS = re.compile(r"[^/]+\.(json|jinja|model|txt)$")
 _PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
-_TRIES = "run it again: what has arrived is kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +46,29 @@ class HuggingFaceHub:
     def __init__(self, endpoint: str = "") -> None:
         self._endpoint = endpoint or os.environ.get("HF_ENDPOINT") or None
 
-    def pull(self, repository: str, folder: Path, *, file: str = "", progress: Progress) -> str:
+    def latest(self, repository: str) -> str:
+        """The newest revision; see the port `ModelHub`."""
+        with self._translated(repository) as hub:
+            return str(hub.HfApi(endpoint=self._endpoint).model_info(repository, timeout=TIMEOUT_S).sha)
+
+    def pull(self, repository: str, revision: str, folder: Path, *, file: str = "", progress: Progress) -> None:
         """Download what an engine needs of a repository, or one `file` of it; see the port `ModelHub`."""
-        hub = _hub()
-        try:
-            told = hub.HfApi(endpoint=self._endpoint).model_info(repository, files_metadata=True, timeout=30)
-            revision = str(told.sha)
+        with self._translated(repository) as hub:
+            told = hub.HfApi(endpoint=self._endpoint).model_info(
+                repository, revision=revision, files_metadata=True, timeout=TIMEOUT_S
+            )
             wanted = chosen(repository, [_listed(sibling) for sibling in told.siblings or ()], file=file)
             _check_space(folder, wanted)
             for each in wanted:
                 with progress.step(each.name, each.size) as advance:
                     self._fetch(hub, repository, each, folder, revision, advance)
+
+    @contextmanager
+    def _translated(self, repository: str) -> Iterator[Any]:
+        """The package, its errors turned into ours."""
+        hub = _hub()
+        try:
+            yield hub
         except (hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError) as error:
             raise ModelMissing(
                 f"{self._place()} has no model {repository!r} that may be read; check the name, and for a private or "
@@ -65,13 +78,13 @@ class HuggingFaceHub:
             raise ModelError(
                 f"{repository} cannot be downloaded: HF_HUB_OFFLINE is set; unset it, or name a folder or file instead"
             ) from error
-        except ValueError as error:  # what the package raises for a name that is none
+        except hub.errors.HFValidationError as error:
             raise ConfigError(f"{repository!r} is no name of a model: {_line(error)}; write OWNER/NAME") from error
         except (hub.errors.HfHubHTTPError, hub.errors.LocalEntryNotFoundError, _network_error(), OSError) as error:
             raise ModelError(
-                f"{repository} could not be downloaded from {self._place()}: {_line(error)}; {_TRIES}"
+                f"{repository} could not be downloaded from {self._place()}: {_line(error)}; run it again: what has "
+                "arrived is kept"
             ) from error
-        return revision
 
     def _fetch(
         self, hub: Any, repository: str, file: _File, folder: Path, revision: str, advance: Callable[[int], None]

@@ -28,6 +28,7 @@ COMMANDS = {
     "serve": "llm_twin.cli.serve:serve",
     "feedback": "llm_twin.cli.feedback:feedback",
     "keys": "llm_twin.cli.keys:keys",
+    "llm": "llm_twin.cli.llm:llm",
     "runs": "llm_twin.cli.traces:runs",
     "traces": "llm_twin.cli.traces:traces",
 }

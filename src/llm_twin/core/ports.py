@@ -442,8 +442,12 @@ class ReplyWriter(Protocol):
 class ModelHub(Protocol):
     """Where models are published."""
 
-    def pull(self, repository: str, folder: Path, *, file: str = "", progress: Progress) -> str:
-        """Download what an engine needs of a repository, or one `file` of it, and check it; its revision.
+    def latest(self, repository: str) -> str:
+        """The newest revision. Raises `ModelMissing` when there is no such repository, `ModelError` without a reply."""
+        ...
+
+    def pull(self, repository: str, revision: str, folder: Path, *, file: str = "", progress: Progress) -> None:
+        """Download what an engine needs of a repository, or one `file` of it, and check it.
 
         What is there already is not downloaded again, and what broke off goes on where it stopped. Raises
         `ModelMissing` when there is no such thing, `ModelError` when it did not arrive whole.
