@@ -1,6 +1,7 @@
 // What stands under an answer: how it came about, its sources with their quotes, doubts, and how it was made.
 
 import { h, linkOut } from "./dom.js";
+import { markdown } from "./markdown.js";
 import { day, duration, excerpt, number, platform, plural } from "./words.js";
 import { authorName } from "./status.js";
 
@@ -90,9 +91,14 @@ function sources({ citations, passages }) {
       const quotes = citations.filter((/** @type {any} */ citation) => citation.number === wanted);
       const document = passages.find((/** @type {any} */ passage) => passage.number === wanted)?.document;
       return h("li", {}, h("span", { class: "number", "aria-hidden": "true" }, wanted),
-        h("div", {}, heading(quotes[0], document), quotes.map((/** @type {any} */ quote) =>
-          h("blockquote", {}, h("a", { href: placeOf(quote) }, excerpt(quote.quote, 420))))));
+        h("div", {}, heading(quotes[0], document), quotes.map(quoted)));
     })));
+}
+
+/** @param {any} quote */
+function quoted(quote) {
+  return h("blockquote", {}, markdown(quote.quote, { shift: 3 }),
+    h("a", { class: "there", href: placeOf(quote), "aria-label": `In the document: ${excerpt(quote.quote, 60)}` }, "in the document"));
 }
 
 /** Title, place in it, date and platform. @param {any} place @param {any} document */
@@ -112,7 +118,13 @@ function nearestPassages({ passages }) {
   return found.length > 0 && h("section", { class: "sources" }, h("h3", {}, "What comes nearest"),
     h("ul", {}, found.map((passage) => h("li", {}, h("div", {},
       heading({ ...passage, ...passage.document, document_id: passage.document.id, start: passage.start, end: passage.end }, passage.document),
-      h("blockquote", {}, excerpt(passage.text)))))));
+      h("blockquote", {}, markdown(excerpted(passage.text), { shift: 3 })))))));
+}
+
+/** The first paragraphs of a passage that is only near. @param {string} text */
+function excerpted(text) {
+  const end = text.indexOf("\n\n", 200);
+  return end < 0 ? text : text.slice(0, end);
 }
 
 /** Times, tokens and the trace. @param {any} answer */

@@ -38,8 +38,8 @@ const desk = createDesk(work, (address) => {
 
 /** Ends what the shown view left running. @type {void | (() => void)} */
 let leave;
-/** The address of the view beside which a document is read. */
-let beside = "";
+/** The address of the view that is shown, beside which a document is read. @type {string | null} */
+let beside = null;
 /** Counts navigations, so that a view that loads slowly does not overwrite a later one. */
 let turn = 0;
 
@@ -73,7 +73,7 @@ async function openBeside(here) {
   document.body.classList.add("reading");
   reader.hidden = false;
   marked(work.hidden && page.hidden ? "documents" : null);
-  await openDocument(reader, here, () => (location.hash = beside || "#/documents"));
+  await openDocument(reader, here, () => (location.hash = beside ?? "#/documents"));
   document.title = titled(reader.querySelector("h1")?.textContent ?? "Document");
 }
 
@@ -146,13 +146,13 @@ function marked(view) {
 
 /** Show the view of this address once more, from the beginning. */
 function again() {
-  beside = "";
+  beside = null;
   navigate();
 }
 
 function escape() {
   if (desk.stop()) return;
-  if (!reader.hidden) location.hash = beside || "#/documents";
+  if (!reader.hidden) location.hash = beside ?? "#/documents";
 }
 
 access.ask = askForKey;

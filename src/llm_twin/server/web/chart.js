@@ -8,6 +8,7 @@ import { number, platform, plural } from "./words.js";
 const ROW = 64;
 const LABEL = 96;
 const FOOT = 22;
+const WIDEST = 72;
 
 /**
  * Documents by source and year, with the same figures as a table for those who cannot see it.
@@ -47,7 +48,7 @@ function span(years) {
 /** @param {Map<string, Map<number, number>>} sums @param {number[]} years @param {number} width */
 function drawn(sums, years, width) {
   const height = sums.size * ROW + FOOT;
-  const step = (width - LABEL) / years.length;
+  const step = Math.min(WIDEST, (width - LABEL) / years.length);
   const most = Math.max(...[...sums.values()].flatMap((row) => [...row.values()]));
   const every = Math.ceil(38 / step);
   return s("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": spoken(sums, years) },

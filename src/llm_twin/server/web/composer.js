@@ -18,7 +18,7 @@ const KINDS = { post: "Post", article: "Article", thread: "Thread" };
  */
 export function createComposer(submit, stop) {
   let mode = "ask";
-  const box = h("textarea", { id: "box", rows: 2, maxlength: 8000, "aria-keyshortcuts": "/", oninput: grow, onkeydown: onKey });
+  const box = h("textarea", { id: "box", rows: 1, maxlength: 8000, "aria-keyshortcuts": "/", oninput: grow, onkeydown: onKey });
   const label = h("label", { for: "box", class: "unseen" });
   const modes = h("nav", { class: "modes", "aria-label": "What to do" });
   const filters = createFilters();
@@ -60,6 +60,7 @@ export function createComposer(submit, stop) {
     label.textContent = MODES[mode].label;
     box.placeholder = conversation && mode === "ask" ? "Ask further …" : MODES[mode].hint;
     put(send, icon("send"), MODES[mode].send);
+    send.setAttribute("aria-label", MODES[mode].send);
     shape.hidden = mode !== "write";
     filters.element.hidden = mode === "write";
     put(modes, Object.entries(MODES).map(([name, { name: title }]) =>

@@ -23,7 +23,7 @@ async function show(host, { query }) {
 }
 
 function nothing() {
-  return h("p", { class: "empty" }, "Nothing was collected yet. ", h("a", { href: "#/coverage" }, "Start a sync"), ", or run ", h("code", {}, "twin sync ./posts"), ".");
+  return h("p", { class: "blank" }, "Nothing was collected yet. ", h("a", { href: "#/coverage" }, "Start a sync"), ", or run ", h("code", {}, "twin sync ./posts"), ".");
 }
 
 /** Filters, each of which changes the address. @param {import("./holdings.js").Holdings} found @param {URLSearchParams} query */

@@ -87,7 +87,7 @@ function createCard(question, kind, filter) {
   const text = h("div", { class: kind === "write" ? "text draft" : "text", "aria-live": "polite", "aria-busy": "true" });
   const after = h("div", { class: "after" });
   const element = h("article", { class: "exchange running", "aria-labelledby": id },
-    h("h2", { class: "question", id }, question), filter && h("p", { class: "hint" }, filter), notes, progress, text, after);
+    h("h2", { class: "question", id }, kind === "write" ? `Draft: ${question}` : question), filter && h("p", { class: "hint" }, filter), notes, progress, text, after);
   const state = { text: "", passages: /** @type {any[]} */ ([]), drawn: 0 };
 
   /** @type {Record<string, (data: any) => void>} */

@@ -19,7 +19,7 @@ export async function openDocument(host, { id, query }, close) {
     put(host, button, h("article", { class: "document" }, head(document), body(document, query)));
     const title = /** @type {HTMLElement} */ (host.querySelector("h1"));
     title.focus({ preventScroll: true });
-    host.querySelector("mark")?.scrollIntoView({ block: "center" });
+    toQuote(host);
   } catch (error) {
     put(host, button, problem(error, () => openDocument(host, { view: "documents", id, query }, close)));
   }
@@ -39,7 +39,7 @@ function body(document, query) {
   const marks = marked(document.text, query);
   const text = h("div", { class: "text" });
   const asWritten = h("button", { type: "button", class: "quiet", "aria-pressed": "false", onclick: swap }, "As written");
-  const quote = marks.length > 0 && h("button", { type: "button", class: "quiet", onclick: () => text.querySelector("mark")?.scrollIntoView({ block: "center" }) }, "Back to the quote");
+  const quote = marks.length > 0 && h("button", { type: "button", class: "quiet", onclick: () => toQuote(text) }, "Back to the quote");
   let rendered = true;
 
   function draw() {
@@ -51,11 +51,20 @@ function body(document, query) {
   function swap() {
     rendered = !rendered;
     draw();
-    text.querySelector("mark")?.scrollIntoView({ block: "center" });
+    toQuote(text);
   }
 
   draw();
   return [h("div", { class: "row" }, asWritten, quote), text];
+}
+
+/** Bring the marked passage into view; beside another view only the document moves. @param {HTMLElement} host */
+function toQuote(host) {
+  const mark = host.querySelector("mark");
+  const reader = /** @type {HTMLElement} */ (host.closest("#reader"));
+  if (!mark) return;
+  if (reader.scrollHeight <= reader.clientHeight) return mark.scrollIntoView({ block: "center" });
+  reader.scrollTop += mark.getBoundingClientRect().top - reader.getBoundingClientRect().top - reader.clientHeight / 3;
 }
 
 /** The passage of an address, in UTF-16 units. @param {string} text @param {URLSearchParams} query @returns {[number, number][]} */

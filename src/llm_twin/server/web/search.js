@@ -4,8 +4,9 @@ import { post } from "./api.js";
 import { placeOf } from "./answer.js";
 import { h, put, say } from "./dom.js";
 import { told } from "./filters.js";
+import { markdown } from "./markdown.js";
 import { problem } from "./problem.js";
-import { day, excerpt, plural } from "./words.js";
+import { day, plural } from "./words.js";
 
 const METHODS = /** @type {Record<string, string>} */ ({ dense: "meaning", bm25: "words", maxsim: "closer look", cross_encoder: "closer look" });
 
@@ -42,7 +43,7 @@ function results(query, hits, filter) {
     h("ol", {}, hits.map((hit) => h("li", {},
       h("p", { class: "source" }, h("a", { class: "title", href: placeOf(hit) }, hit.title),
         h("span", { class: "hint" }, `${day(hit.published_at)} · found by ${foundBy(hit.found_by)}`)),
-      h("blockquote", {}, excerpt(hit.text, 360))))));
+      h("blockquote", {}, markdown(hit.text, { shift: 3 }))))));
 }
 
 /** @param {string[]} methods */

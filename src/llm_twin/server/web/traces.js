@@ -24,7 +24,7 @@ async function show(host, { id }) {
 /** @param {HTMLElement} host */
 async function list(host) {
   const roots = await get(`/v1/traces?limit=${LATEST}`);
-  if (!roots.length) return void host.append(h("p", { class: "empty" }, "Nothing was traced yet. Ask something, and its steps appear here. Tracing is switched by ", h("code", {}, "[traces]"), " in twin.toml."));
+  if (!roots.length) return void host.append(h("p", { class: "blank" }, "Nothing was traced yet. Ask something, and its steps appear here. Tracing is switched by ", h("code", {}, "[traces]"), " in twin.toml."));
   const longest = Math.max(...roots.map((/** @type {any} */ root) => root.duration_ms));
   host.append(h("p", { class: "lead" }, "Every sync, search, answer and draft leaves a trace. The latest come first."),
     h("ul", { class: "traces" }, roots.map((/** @type {any} */ root) => h("li", {},
@@ -38,9 +38,10 @@ function waterfall(spans) {
   const zero = Math.min(...spans.map((span) => precise(span.started_at)));
   const end = Math.max(...spans.map((span) => precise(span.started_at) + span.duration_ms));
   const known = new Set(spans.map((span) => span.span_id));
-  const below = (/** @type {string | null} */ parent, /** @type {number} */ depth) => /** @type {HTMLElement[]} */ (
+  /** @type {(parent: string | null, depth: number) => HTMLElement[]} */
+  const below = (parent, depth) =>
     spans.filter((span) => (known.has(span.parent_id) ? span.parent_id : null) === parent)
-      .flatMap((span) => [row(span, depth, zero, end - zero), ...below(span.span_id, depth + 1)]));
+      .flatMap((span) => [row(span, depth, zero, end - zero), ...below(span.span_id, depth + 1)]);
   return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Steps and their times" }, h("table", { class: "waterfall" },
     h("thead", {}, h("tr", {}, ["Step", "Time", "When", "Facts"].map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, below(null, 0))));

@@ -4,31 +4,23 @@ import { get } from "./api.js";
 import { h, s } from "./dom.js";
 import { number, plural } from "./words.js";
 
-/** What a measure is called here, in the order in which they are shown. @type {[string, string, string][]} */
-const MEASURES = [
-  ["sentence_words", "Words in a sentence", ""],
-  ["sentence_words_deviation", "How much sentences differ in length", "words"],
-  ["paragraph_words", "Words in a paragraph", ""],
-  ["word_letters", "Letters in a word", ""],
-  ["lexical_diversity", "Richness of words", "MTLD"],
-  ["contractions", "Contractions", "per 1,000 words"],
-  ["first_person", "“I”", "per 1,000 words"],
-  ["first_person_plural", "“We”", "per 1,000 words"],
-  ["second_person", "“You”", "per 1,000 words"],
-  ["commas", "Commas", "per 1,000 words"],
-  ["semicolons", "Semicolons", "per 1,000 words"],
-  ["colons", "Colons", "per 1,000 words"],
-  ["dashes", "Dashes", "per 1,000 words"],
-  ["parentheses", "Parentheses", "per 1,000 words"],
-  ["questions", "Questions", "per 1,000 words"],
-  ["exclamations", "Exclamation marks", "per 1,000 words"],
-  ["ellipses", "Ellipses", "per 1,000 words"],
-  ["quotes", "Quotations", "per 1,000 words"],
-  ["emoji", "Emoji", "per 1,000 words"],
-  ["headings", "Headings", "per 1,000 words"],
-  ["list_items", "List items", "per 1,000 words"],
-  ["code_blocks", "Code blocks", "per 1,000 words"],
+/** What the measures are called here, in the order in which they are shown. @type {[string, string][]} */
+const LENGTHS = [
+  ["sentence_words", "Words in a sentence"],
+  ["sentence_words_deviation", "Spread of that"],
+  ["paragraph_words", "Words in a paragraph"],
+  ["word_letters", "Letters in a word"],
+  ["lexical_diversity", "Richness of words (MTLD)"],
 ];
+/** @type {[string, string][]} */
+const RATES = [
+  ["contractions", "Contractions"], ["first_person", "“I”"], ["first_person_plural", "“We”"], ["second_person", "“You”"],
+  ["commas", "Commas"], ["semicolons", "Semicolons"], ["colons", "Colons"], ["dashes", "Dashes"], ["parentheses", "Parentheses"],
+  ["questions", "Questions"], ["exclamations", "Exclamation marks"], ["ellipses", "Ellipses"], ["quotes", "Quotations"], ["emoji", "Emoji"],
+  ["headings", "Headings"], ["list_items", "List items"], ["code_blocks", "Code blocks"],
+];
+/** A rate that is smaller, for both, is not worth a row. */
+const RARE = 0.3;
 /** Ratios beyond this many doublings are drawn at the edge. */
 const EDGE = 2;
 
@@ -39,7 +31,7 @@ export const view = { title: "Voice", show };
 async function show(host) {
   const { profiles, recent } = await get("/v1/voice");
   const found = Object.values(profiles);
-  if (!found.length) return void host.append(h("p", { class: "empty" }, "No voice was measured yet: it is measured from the documents with every sync. ", h("a", { href: "#/coverage" }, "Start a sync"), "."));
+  if (!found.length) return void host.append(h("p", { class: "blank" }, "No voice was measured yet: it is measured from the documents with every sync. ", h("a", { href: "#/coverage" }, "Start a sync"), "."));
   host.append(...found.map((profile) => portrait(profile, found.length === 1 || recent?.author === profile.author ? recent : null)));
 }
 
@@ -48,26 +40,31 @@ function portrait(profile, recent) {
   return h("section", { class: "portrait" },
     h("h2", {}, profile.author),
     h("p", { class: "lead" }, `Measured from ${number(profile.words)} words in ${plural(profile.documents, "document")}. ${compared(recent)}`),
-    comparison(profile.measures, recent?.measures ?? {}),
+    comparison("Lengths", LENGTHS, profile.measures, recent?.measures ?? {}),
+    comparison("Per 1,000 words", RATES, profile.measures, recent?.measures ?? {}),
     words("Sentences often begin with", profile.openers),
     words("Turns that come back", profile.phrases));
 }
 
+/** Words below which a style says little. */
+const ENOUGH = 300;
+
 /** @param {any} recent */
 function compared(recent) {
   if (!recent?.words) return "Once a language model has answered, its answers are compared with the author here; quotes are the author's own and prove nothing.";
-  return `Beside it, what a language model wrote in the latest ${plural(recent.answers, "answer")}: ${number(recent.words)} words.`;
+  const little = recent.words < ENOUGH ? ", too few to say much yet" : "";
+  return `Beside it, what a language model wrote in the latest ${plural(recent.answers, "answer")}: ${number(recent.words)} words${little}.`;
 }
 
-/** @param {Record<string, number>} author @param {Record<string, number>} twin */
-function comparison(author, twin) {
+/** @param {string} title @param {[string, string][]} measures @param {Record<string, number>} author @param {Record<string, number>} twin */
+function comparison(title, measures, author, twin) {
   const has = Object.keys(twin).length > 0;
-  const shown = MEASURES.filter(([name]) => name in author && (author[name] > 0 || twin[name] > 0));
-  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Measures" }, h("table", { class: "measures" },
-    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Measure"), h("th", { scope: "col", class: "right" }, "Author"),
-      has && [h("th", { scope: "col", class: "right" }, "Answers"), h("th", { scope: "col" }, "Less · as the author · more")])),
-    h("tbody", {}, shown.map(([name, called, unit]) => h("tr", {},
-      h("th", { scope: "row" }, called, unit && h("span", { class: "hint" }, ` ${unit}`)),
+  const shown = measures.filter(([name]) => name in author && Math.max(author[name], twin[name] ?? 0) >= RARE);
+  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": title }, h("table", { class: "measures" },
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, title), h("th", { scope: "col", class: "right" }, "Author"),
+      has && [h("th", { scope: "col", class: "right" }, "Answers"), h("th", { scope: "col" }, "less or more")])),
+    h("tbody", {}, shown.map(([name, called]) => h("tr", {},
+      h("th", { scope: "row" }, called),
       h("td", { class: "right" }, number(author[name], 1)),
       has && [h("td", { class: "right" }, name in twin ? number(twin[name], 1) : "–"), h("td", { class: "when" }, name in twin && needle(author[name], twin[name]))])))));
 }
