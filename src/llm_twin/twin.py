@@ -27,6 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from llm_twin import catalog, settings
 from llm_twin.core.errors import ConfigError, NotFound, StoreError, TwinError
+from llm_twin.core.mentions import Mentions
 from llm_twin.core.pipeline import Dropped, LocalRunner
 from llm_twin.core.records import (
     Answer,
@@ -465,6 +466,10 @@ class Twin:
                 each.author for name, each in documents.items() if name not in gone
             )
             embedded = self._embedding_keys(gone)
+            mentions = Mentions((*gone.values(), *(made.document for made in self.warehouse.features(gone))))
+            # Before the documents, so that a command that was killed finds them by the documents when it is run again;
+            # and after, for answers that quoted them while this went on.
+            self._forget_mentions(mentions)
             now = datetime.now(UTC)
             by_source = self._stored_names(target) >= {item.source for item in items}
             author = target if not by_source and any(each.author == target for each in documents.values()) else None
@@ -474,6 +479,7 @@ class Twin:
             # Anew, not edited: an engine may keep the bytes of deleted entries in its files.
             features.build(self._features(_Quiet()), rebuild=True)
             self._forget_elsewhere(gone)
+            self._forget_mentions(mentions)
             self.warehouse.scrub()
             left = {
                 "documents": len(self.warehouse.document_hashes().keys() & gone.keys()),
@@ -481,6 +487,7 @@ class Twin:
                 "index": self.index.count(Filter(document_ids=tuple(gone))) if gone else 0,
                 "embeddings": len(self.warehouse.embedding_keys() & embedded),
                 "profiles": len(self.warehouse.profiles().keys() & authors),
+                **{name: part.mentioning(mentions) for name, part in self._quoting().items()},
             }
             if any(left.values()):
                 raise StoreError(f"forgetting {target!r} left something behind: {left}; run the command again")
@@ -559,6 +566,14 @@ class Twin:
             keys = {embedding_key(self.embedder.name, embedding_text(chunk)) for chunk in made.chunks}
             (own if made.document.id in documents else others).update(keys)
         return own - others
+
+    def _quoting(self) -> dict[str, Conversations | FeedbackLog | Batches]:
+        """What keeps answers, which quote documents, by what it counts."""
+        return {"exchanges": self.conversations, "feedback": self.feedback, "batches": self.batches}
+
+    def _forget_mentions(self, mentions: Mentions) -> None:
+        for part in self._quoting().values():
+            part.forget(mentions)
 
     def _forget_elsewhere(self, documents: Mapping[str, Document]) -> None:
         """Take documents out of what other runs reported, and their pages out of the cache of fetched ones."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -191,6 +192,17 @@ def test_forgetting_takes_the_exchanges_that_mention_a_document_and_no_others(ke
 )
 def test_repeated_words_are_recognised_without_case_and_layout(text: str, mentioned: bool) -> None:
     assert Mentions([ORMS, BOATS]).in_text(text) is mentioned
+
+
+def test_quotations_of_others_stay_without_the_passages_of_a_forgotten_document(kept: Kept) -> None:
+    answer = said("A keel [1].", BOATS)
+    shown = Passage(2, ORMS.header, ORMS.text, 0, len(ORMS.text), 0.1)
+    beside = replace(answer, passages=(*answer.passages, shown))
+    exchange = kept.conversations.record("Boats?", beside, user="ada")
+    kept.conversations.record("Boats, by a model?", replace(beside, mode="generated"), user="ada")
+    kept.conversations.forget(Mentions([ORMS]))
+    assert kept.conversations.exchange(exchange.id, user="ada") == replace(exchange, answer=answer)
+    assert [header.title for header in kept.conversations.all(user="ada")] == ["Boats?"], "a model may have used it"
 
 
 def test_an_answer_mentions_what_it_was_shown_even_where_it_cites_nothing() -> None:

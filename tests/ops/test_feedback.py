@@ -192,6 +192,17 @@ def test_forgetting_takes_feedback_that_shows_or_repeats_a_document(desk: Desk) 
     assert desk.log.all(user=None) == [last]
 
 
+def test_feedback_on_quotations_of_others_stays_without_the_passages_of_a_forgotten_document(desk: Desk) -> None:
+    boats = article("boats", "A boat needs a keel before it needs a sail.")
+    desk.documents.add(boats.id)
+    shown = [Passage(n, each.header, each.text, 0, 9, 1.0) for n, each in enumerate((boats, ORMS), start=1)]
+    exchange = desk.asked("Boats?", Answer("A keel [1].", "extractive", (shown[0].cite(0, 6),), tuple(shown)))
+    desk.log.give(exchange.id, by="ada", user="ada", rating="up")
+    desk.log.forget(Mentions([ORMS]))
+    assert [given.exchange.answer.passages for given in desk.log.all(user=None)] == [(shown[0],)]
+    assert desk.log.mentioning(Mentions([ORMS])) == 0
+
+
 def test_feedback_on_an_answer_whose_document_was_forgotten_meanwhile_is_not_kept(desk: Desk) -> None:
     exchange = desk.asked()
     desk.documents.clear()

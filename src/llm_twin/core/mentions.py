@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from llm_twin.core.records import Answer, Document
 from llm_twin.core.text import words
@@ -33,6 +34,16 @@ class Mentions:
     def in_answer(self, answer: Answer) -> bool:
         """Whether it cites or was shown one of the documents, or repeats one."""
         return not self._ids.isdisjoint(answer.document_ids) or self.in_text(answer.text)
+
+    def out_of(self, answer: Answer) -> Answer | None:
+        """The answer without what it shows of the documents; None where that cannot be taken out of it.
+
+        A model may have used any passage it was shown, so what it wrote goes whole. Quotations name their source.
+        """
+        others = tuple(passage for passage in answer.passages if passage.document.id not in self._ids)
+        rest = replace(answer, passages=others)
+        told = answer.mode == "generated" and rest != answer
+        return None if told or self.in_answer(rest) else rest
 
     def in_text(self, text: str) -> bool:
         """Whether it repeats one of the documents."""

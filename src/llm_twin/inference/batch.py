@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -165,7 +166,7 @@ class Batches:
                         pending = progress.collect(pending)
                     if stop.is_set() or self._is_cancelled(batch_id):
                         break
-                    pending.add(pool.submit(self._answer, batch, number, entry))
+                    pending.add(pool.submit(copy_context().run, self._answer, batch, number, entry))
                 while pending:
                     pending = progress.collect(pending)
             finally:
@@ -238,11 +239,13 @@ class Batches:
     # --- forgetting -------------------------------------------------------------------------------------------------
 
     def forget(self, mentions: Mentions) -> None:
-        """Put an error in the place of every answer that mentions these documents."""
+        """Put an error in the place of every answer that quotes these documents, and take them out of the others."""
         for batch in self.all(user=None):
             for number, result in self._numbered_results(batch):
                 if _mentioned(result, mentions):
-                    self._store.put(_answers(batch.id), _key(number), _without_answer(result))
+                    rest = mentions.out_of(from_json(Answer, result["answer"]))
+                    kept = _without_answer(result) if rest is None else {**result, "answer": to_json(rest)}
+                    self._store.put(_answers(batch.id), _key(number), kept)
 
     def mentioning(self, mentions: Mentions) -> int:
         """How many answers mention these documents."""

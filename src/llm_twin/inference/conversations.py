@@ -171,15 +171,26 @@ class Conversations:
         self._drop(conversation_id)
 
     def forget(self, mentions: Mentions) -> None:
-        """Delete every exchange that mentions these documents, and conversations of which nothing is left."""
+        """Delete every exchange that quotes these documents, and conversations of which nothing is left.
+
+        Passages of them that were only shown beside a quotation of others are taken out of the exchange, which stays.
+        """
         for header in self.all(user=None):
             said = self._said(header.id)
-            found = [exchange.id for exchange in said if mentions.in_answer(exchange.answer)]
-            self._store.drop(_exchanges(header.id), found)
-            if said and len(found) == len(said):
+            gone = [exchange.id for exchange in said if not self._without(exchange, mentions)]
+            self._store.drop(_exchanges(header.id), gone)
+            if said and len(gone) == len(said):
                 self._drop(header.id)
-            elif found:
+            elif gone:
                 self._recount(header.id)
+
+    def _without(self, exchange: Exchange, mentions: Mentions) -> bool:
+        """Take the documents out of an exchange; whether that is possible."""
+        rest = mentions.out_of(exchange.answer)
+        if rest is not None and rest != exchange.answer:
+            kept = replace(exchange, answer=rest)
+            self._store.put(_exchanges(exchange.conversation_id), exchange.id, to_json(kept))
+        return rest is not None
 
     def mentioning(self, mentions: Mentions) -> int:
         """How many exchanges mention these documents."""

@@ -134,8 +134,15 @@ class FeedbackLog:
                 yield Dropped(feedback.id, str(why))
 
     def forget(self, mentions: Mentions) -> None:
-        """Delete all feedback that mentions these documents."""
-        self._store.drop(COLLECTION, [feedback.id for feedback in self._each() if _mentioned(feedback, mentions)])
+        """Delete all feedback that quotes these documents; passages that were only shown are taken out of it."""
+        found = [feedback for feedback in self._each() if _mentioned(feedback, mentions)]
+        for feedback in found:
+            rest = mentions.out_of(feedback.exchange.answer)
+            if rest is None or _repeated(feedback, mentions):
+                self._store.drop(COLLECTION, [feedback.id])
+            else:
+                kept = replace(feedback, exchange=replace(feedback.exchange, answer=rest))
+                self._store.put(COLLECTION, feedback.id, to_json(kept))
 
     def mentioning(self, mentions: Mentions) -> int:
         """How many pieces of feedback mention these documents."""
@@ -161,8 +168,12 @@ def _check(exchange: Exchange, rating: str | None, reason: str, edit: str) -> No
 
 
 def _mentioned(feedback: Feedback, mentions: Mentions) -> bool:
+    return mentions.in_answer(feedback.exchange.answer) or _repeated(feedback, mentions)
+
+
+def _repeated(feedback: Feedback, mentions: Mentions) -> bool:
     texts = (feedback.edit, feedback.reason, *(turn.content for turn in feedback.history))
-    return mentions.in_answer(feedback.exchange.answer) or any(mentions.in_text(text) for text in texts)
+    return any(mentions.in_text(text) for text in texts)
 
 
 # --- formats --------------------------------------------------------------------------------------------------------
