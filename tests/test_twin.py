@@ -274,9 +274,30 @@ def test_forgetting_deletes_everywhere_and_stays_forgotten(twin: Twin, posts: Pa
     (posts / "orms.md").write_text(POSTS["orms.md"] + "One more line.")
     assert twin.sync().documents["skipped"] == 1
     twin.close()
-    stored = b"".join(path.read_bytes() for path in twin.workspace.state.rglob("*") if path.is_file())
+    stored = bytes_in(twin.workspace.state)
     assert b"map rows to small records" not in stored
     assert b"deep water twice a week" in stored
+
+
+def bytes_in(folder: Path) -> bytes:
+    """Every byte of every file, that of SQLite's write-ahead log too."""
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def test_no_byte_of_what_was_forgotten_is_left_while_the_workspace_is_open(twin: Twin, posts: Path) -> None:
+    for number in range(60):  # enough for the pages of a database to be split and joined
+        (posts / f"{number}.md").write_text(
+            f"# Note {number}\n\nSentence number {number} of the notes, at length. " * 9
+        )
+    twin.sync()
+    with Twin.open(twin.workspace.root) as reader:
+        reader.status()
+        for number in range(0, 60, 7):
+            twin.forget(f"{number}.md")
+        stored = bytes_in(twin.workspace.state)
+        assert (twin.workspace.state / "warehouse.db-wal").exists()
+    for number in range(60):
+        assert (f"Sentence number {number} of".encode() in stored) == bool(number % 7)
 
 
 def test_forgetting_a_source_deletes_it_and_the_next_sync_brings_it_back(twin: Twin) -> None:

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from llm_twin.cli import COMMANDS
 from llm_twin.cli.ask import _unwrapped
+from llm_twin.workspace import Workspace
 
 
 def _twin(*arguments: str, cwd: Path, stdin: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -62,7 +64,7 @@ def test_sync_json_has_the_documented_shape(home: Path) -> None:
     report = json.loads(_twin("sync", "--json", cwd=home).stdout)
     assert report["documents"].keys() == {"added", "updated", "unchanged", "removed", "skipped", "failed"}
     assert {item["item"] for item in report["items"]} == {"orms.md", "boats.md", "empty.md"}
-    assert report["items"][0].keys() == {"item", "outcome", "reason"}
+    assert report["items"][0].keys() == {"source", "item", "outcome", "reason", "tries", "next_try"}
     assert {"chunks", "embedded", "seconds"} <= report.keys()
 
 
@@ -181,3 +183,65 @@ def test_an_error_nobody_foresaw_is_one_line_that_asks_for_a_report(home: Path) 
     assert done.returncode == 1
     assert done.stderr.startswith("twin: a mistake of ours, ZeroDivisionError")
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A workspace of its own with one document and one broken file, not synced yet."""
+    (tmp_path / "posts").mkdir()
+    (tmp_path / "posts" / "boats.md").write_text("# Boats\n\nA boat needs a keel before it needs a sail.\n")
+    (tmp_path / "posts" / "torn.md").write_text("---\ntitle: [Torn\n---\nThis one has broken front matter.\n")
+    assert _twin("init", "--author", "Test Author", "posts", cwd=tmp_path).returncode == 0
+    return tmp_path
+
+
+def test_status_is_a_table_of_sources_and_tells_what_failed_and_when_it_is_tried_again(small: Path) -> None:
+    first = _twin("sync", cwd=small)
+    assert "mend or remove the block (tried once, next try at the next sync)" in first.stderr
+    _twin("sync", "--retry", cwd=small)
+    shown = _twin("status", cwd=small).stdout.splitlines()
+    header = next(number for number, line in enumerate(shown) if line.startswith("source"))
+    assert shown[header].split() == ["source", "unchanged", "failed"]
+    assert shown[header + 1].split() == ["posts", "1", "1"]
+    failed = next(number for number, line in enumerate(shown) if line.startswith("failed: torn.md (posts): "))
+    assert shown[failed + 1].strip() == "tried twice, next try in 5 min"
+    (item,) = (item for item in json.loads(_twin("status", "--json", cwd=small).stdout)["items"] if item["tries"])
+    assert (item["key"], item["outcome"], item["tries"], item["next_try"][:2]) == ("torn.md", "failed", 2, "20")
+
+
+def test_forgetting_is_listed_and_undone(small: Path) -> None:
+    _twin("sync", cwd=small)
+    assert "nothing is kept out" in _twin("forget", "--list", cwd=small).stderr
+    _twin("forget", "Boats", "--yes", cwd=small)
+    assert "boats.md  in posts" in _twin("forget", "--list", cwd=small).stdout
+    assert json.loads(_twin("forget", "--list", "--json", cwd=small).stdout)[0]["target"] == "boats.md"
+    assert "undo that with: twin forget --undo boats.md" in _twin("sync", cwd=small).stderr
+    undone = _twin("forget", "--undo", "boats.md", cwd=small)
+    assert undone.stdout == "boats.md is let in again, 1 known item\n"
+    assert "1 added" in _twin("sync", cwd=small).stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["x", "--list"], ["--undo"], ["--list", "--undo"]])
+def test_forgetting_without_a_clear_target_explains_itself(home: Path, arguments: list[str]) -> None:
+    done = _twin("forget", *arguments, cwd=home)
+    assert done.returncode == 2
+    assert "name what to forget, or give --list alone" in done.stderr
+
+
+def test_a_path_typed_below_the_workspace_is_a_part_of_its_source(small: Path) -> None:
+    done = _twin("sync", "./boats.md", cwd=small / "posts")
+    assert "1 added, 0 updated, 0 unchanged, 0 removed, 0 skipped, 0 failed" in done.stdout, done.stderr
+
+
+def test_watching_obeys_wait(small: Path) -> None:
+    with Workspace.find(small).writing():
+        watching = subprocess.Popen(
+            [sys.executable, "-m", "llm_twin", "sync", "--watch", "--wait", "0.1"],
+            cwd=small, stderr=subprocess.PIPE, text=True, env=dict(os.environ),
+        )  # fmt: skip
+        started = time.monotonic()
+        told = watching.stderr.readline()
+        watching.terminate()
+        watching.communicate()
+    assert "is being written by process" in told
+    assert time.monotonic() - started < 40, "without the option it waits for a minute"

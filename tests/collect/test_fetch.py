@@ -772,3 +772,22 @@ def test_a_download_whose_first_try_breaks_off_begins_anew(server, fetcher, tmp_
     server.on("/", bad.reset, answer(b"PK\x03\x04 whole", kind="application/zip"))
     fetcher().download(server.url("/"), tmp_path / "export.zip")
     assert (tmp_path / "export.zip").read_bytes() == b"PK\x03\x04 whole"
+
+
+@pytest.mark.parametrize(("status", "host"), [(429, "127.0.0.1"), (503, "127.0.0.1"), (500, ""), (403, ""), (404, "")])
+def test_an_error_names_the_host_when_it_says_nothing_about_the_page(server, fetcher, status, host):
+    server.on("/", answer(status=status))
+    with pytest.raises(ItemError) as caught:
+        fetcher(policy(retries=0)).fetch(server.url("/"))
+    assert caught.value.host == host
+
+
+def test_an_error_names_the_host_that_cannot_be_reached_and_the_one_whose_robots_txt_cannot_be_had(server, fetcher):
+    server.on("/robots.txt", answer(status=500))
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{closed.getsockname()[1]}/"
+    for url, respect_robots in ((nobody, False), (server.url("/"), True)):
+        with pytest.raises(ItemError) as caught:
+            fetcher(policy(retries=0, respect_robots=respect_robots)).fetch(url)
+        assert caught.value.host == "127.0.0.1"
