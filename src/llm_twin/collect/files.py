@@ -21,9 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
-import pathspec
+from pathspec import GitIgnoreSpec
 
-from llm_twin.collect import jsonl
+from llm_twin.collect import jsonl, patterns
 from llm_twin.collect.formats import READERS, reader_for
 from llm_twin.collect.reading import READERS_VERSION, Reading, document_from, parsing
 from llm_twin.collect.sources import SourceContext
@@ -49,7 +49,7 @@ class _Rules:
     """Ignore patterns of one folder; `base` is the folder relative to the root, ending in `/` unless empty."""
 
     base: str
-    spec: pathspec.GitIgnoreSpec
+    spec: GitIgnoreSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +124,9 @@ class FilesSource:
         self._now = now
         self._root, pattern = _split_glob(Path(path).expanduser())
         self._asked = [*include, *([pattern] if pattern else [])]
-        self._include = pathspec.GitIgnoreSpec.from_lines(include) if include else None
-        self._glob = pathspec.GitIgnoreSpec.from_lines([f"/{pattern}"]) if pattern else None
-        self._exclude = pathspec.GitIgnoreSpec.from_lines([*IGNORED_FOLDERS, *exclude])
+        self._include = patterns.of_option(include, option="include") if include else None
+        self._glob = patterns.of_option([f"/{pattern}"], option="address") if pattern else None
+        self._exclude = patterns.of_option([*IGNORED_FOLDERS, *exclude], option="exclude")
         self._lines: dict[str, tuple[str, jsonl.Line]] = {}
         self._unreadable: list[str] = []
         self._vault: Vault | None = None
@@ -424,7 +424,7 @@ def _rules_of(folder: Path, base: str) -> Iterator[_Rules]:
         except (FileNotFoundError, IsADirectoryError):
             continue
     if lines:
-        yield _Rules(base, pathspec.GitIgnoreSpec.from_lines(lines))
+        yield _Rules(base, patterns.of_file(lines))
 
 
 def _ignored(key: str, rules: tuple[_Rules, ...]) -> bool:

@@ -20,13 +20,14 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote, urlsplit
 
-import pathspec
+from pathspec import GitIgnoreSpec
 
+from llm_twin.collect import patterns
 from llm_twin.collect.clone import CloneSource
 from llm_twin.collect.fetch import Gone, HttpError
 from llm_twin.collect.github_api import GITHUB, GitHubApi, token_for
@@ -355,12 +356,19 @@ class Extras:
     issues: bool = False
     login: str = ""
 
+    def __post_init__(self) -> None:
+        patterns.of_option(self.repositories, option="repositories")
+
     def takes(self, name: str) -> bool:
         """Whether a repository of that name is among those chosen."""
-        patterns = self.repositories
-        if patterns and patterns[0].startswith("!"):  # all but some
-            patterns = ("*", *patterns)
-        return not patterns or pathspec.GitIgnoreSpec.from_lines(patterns).match_file(name)
+        return self._taken is None or self._taken.match_file(name)
+
+    @cached_property
+    def _taken(self) -> GitIgnoreSpec | None:
+        all_but_some = ("*",) if self.repositories[:1] and self.repositories[0].startswith("!") else ()
+        if not self.repositories:
+            return None
+        return patterns.of_option((*all_but_some, *self.repositories), option="repositories")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -17,8 +16,9 @@ from itertools import pairwise
 from typing import Literal
 from urllib.parse import quote
 
-import pathspec
+from pathspec import GitIgnoreSpec
 
+from llm_twin.collect import patterns
 from llm_twin.collect.formats import decode, reader_for
 from llm_twin.collect.html import fenced
 from llm_twin.collect.reading import READERS_VERSION, Reading, document_from, parsing
@@ -120,6 +120,8 @@ class Choice:
                 raise ConfigError(f"{language!r} is no language of code that is known; use {', '.join(sorted(known))}")
         if self.max_bytes < 1:
             raise ConfigError(f"max_bytes is {self.max_bytes}; it must be at least 1")
+        for option in ("include", "exclude"):
+            patterns.of_option(getattr(self, option), option=option)
 
     def why_too_large(self, size: int) -> str | None:
         """Why a file of so many bytes is left alone; None when it is not."""
@@ -145,12 +147,12 @@ class Choice:
         return "prose" if suffix == ".ipynb" and (self.code or "python" in self._languages) else None
 
     @cached_property
-    def _left_out(self) -> pathspec.GitIgnoreSpec:
-        return pathspec.GitIgnoreSpec.from_lines([*NOT_THE_AUTHORS, *self.exclude])
+    def _left_out(self) -> GitIgnoreSpec:
+        return patterns.of_option((*NOT_THE_AUTHORS, *self.exclude), option="exclude")
 
     @cached_property
-    def _only(self) -> pathspec.GitIgnoreSpec | None:
-        return pathspec.GitIgnoreSpec.from_lines(self.include) if self.include else None
+    def _only(self) -> GitIgnoreSpec | None:
+        return patterns.of_option(self.include, option="include") if self.include else None
 
     @cached_property
     def _languages(self) -> frozenset[str]:
@@ -169,14 +171,12 @@ class Attributes:
 
     def __init__(self, contents: Mapping[str, str]) -> None:
         """`contents` are the texts of the files named .gitattributes, by their path."""
-        self._rules: list[tuple[str, pathspec.GitIgnoreSpec, list[str]]] = []
+        self._rules: list[tuple[str, GitIgnoreSpec, list[str]]] = []
         for path in sorted(contents, key=lambda path: path.count("/")):
             for line in contents[path].splitlines():
                 pattern, *said = line.split() if line.strip() else [""]
                 if pattern and pattern[0] not in "#!" and "linguist-" in line:
-                    with suppress(ValueError):  # git overlooks a pattern it cannot read, too
-                        rule = pathspec.GitIgnoreSpec.from_lines([pattern])
-                        self._rules.append((path.removesuffix(".gitattributes"), rule, said))
+                    self._rules.append((path.removesuffix(".gitattributes"), patterns.of_file([pattern]), said))
 
     def why_not(self, path: str) -> str | None:
         """Why a file is not the author's, by its attributes; None when they do not say so."""

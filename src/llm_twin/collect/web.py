@@ -24,9 +24,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, Self
 from urllib.parse import urljoin, urlsplit
 
-import pathspec
-
-from llm_twin.collect import feed, sitemap
+from llm_twin.collect import feed, patterns, sitemap
 from llm_twin.collect.fetch import FEEDS, JSON, PAGES, Fetched, Fetcher, Gone
 from llm_twin.collect.html import parse_html
 from llm_twin.collect.page import canonical, is_archive_path, is_shell, links_in, read_page, same_site
@@ -141,8 +139,8 @@ class WebSource:
             raise ConfigError(str(error)) from None
         self._context = context
         self._rendering = rendering
-        self._include = pathspec.GitIgnoreSpec.from_lines(extent.include) if extent.include else None
-        self._exclude = pathspec.GitIgnoreSpec.from_lines(extent.exclude)
+        self._include = patterns.of_option(extent.include, option="include") if extent.include else None
+        self._exclude = patterns.of_option(extent.exclude, option="exclude")
         self._feed: feed.FeedSource | None = None
         self._at_hand: tuple[str, Fetched | ItemError] | None = None
         self._no_browser = ""
