@@ -227,6 +227,13 @@ version="2.0"><channel><title>Ann</title>{items}</channel></rss>"""
     return Reply(text.encode(), "application/xml; charset=utf-8")
 
 
+def test_a_post_whose_address_is_none_has_the_usual_one(site: Publication, fetcher: Fetcher) -> None:
+    key = publication(site, fetcher)._key
+    assert key({"slug": "a", "canonical_url": "https://ann.example/p/a"}) == "https://ann.example/p/a"
+    for odd in ("http://[a", "", None, 5):
+        assert key({"slug": "a", "canonical_url": odd}) == f"{site.url}/p/a"
+
+
 def test_without_an_archive_the_feed_is_read_as_a_window_and_the_author_is_told(
     site: Publication, fetcher: Fetcher, caplog
 ) -> None:

@@ -50,6 +50,7 @@ _NOT_THE_AUTHORS = (
 )  # fmt: skip
 """Classes of what Substack's editor puts into posts: buttons, boxes, and cards that show what others wrote."""
 _UNWANTED = f".//*[{' or '.join(map(has_class, _NOT_THE_AUTHORS))}]"
+_WEB_ADDRESS = re.compile(r"https?://[^\s\[\]]+")
 _READ_MORE = re.compile(r"\s*(?:read more|continue reading)\s*", re.IGNORECASE)
 
 logger = logging.getLogger(__name__)
@@ -180,7 +181,8 @@ class SubstackPublication:
             raise ValueError("the answer is nested too deeply") from error
 
     def _key(self, post: Mapping[str, Any]) -> str:
-        return str(post.get("canonical_url") or f"{self._site}/p/{post['slug']}")
+        named = str(post.get("canonical_url") or "")
+        return named if _WEB_ADDRESS.fullmatch(named) else f"{self._site}/p/{post['slug']}"
 
     def _listed(self, key: str, post: Mapping[str, Any]) -> Item | ItemState:
         version = f"{self._how}:{fingerprint(*(post.get(name) for name in _SHOWN))[:32]}"
