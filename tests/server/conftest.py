@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,18 @@ from serving import Served, make_home
 
 @pytest.fixture(scope="session")
 def synced(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_home(tmp_path_factory.mktemp("service"))
+    folder = tmp_path_factory.mktemp("service")
+    with own_home(folder):
+        return make_home(folder)
+
+
+@contextmanager
+def own_home(folder: Path) -> Iterator[None]:
+    """What every test has, for what is made before any of them: nothing of the home of who runs it is touched."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("HOME", str(folder))
+        environment.setenv("XDG_CACHE_HOME", str(folder / ".cache"))
+        yield
 
 
 @pytest.fixture
@@ -25,10 +37,12 @@ def home(synced: Path, tmp_path: Path) -> Path:
     return tmp_path / "copy" / "twin"
 
 
-@pytest.fixture
-def service(home: Path) -> Iterator[Served]:
-    """A service without a language model."""
-    with Twin.open(home) as twin, Served(twin) as served:
+@pytest.fixture(scope="module")
+def service(synced: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A service without a language model, which the tests of a module share; they leave its documents as they are."""
+    folder = tmp_path_factory.mktemp("shared")
+    shutil.copytree(synced.parent, folder / "copy")
+    with own_home(folder), Twin.open(folder / "copy" / "twin") as twin, Served(twin) as served:
         yield served
 
 

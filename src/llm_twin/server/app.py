@@ -6,7 +6,7 @@ import asyncio
 import importlib.metadata
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -46,6 +46,8 @@ def create_app(twin: Twin) -> FastAPI:
     app.state.metrics = Metrics()
     app.state.desk = Desk(twin.settings.server, app.state.metrics, with_model=bool(twin.settings.llm.model))
 
+    app.state.batch_worker = work.BatchWorker(twin)
+
     app.include_router(asking.router)
     app.include_router(talks.router)
     app.include_router(reading.router)
@@ -70,7 +72,9 @@ async def _warming(app: FastAPI) -> AsyncIterator[None]:
         try:
             app.state.twin.warm_up()
         finally:
-            loop.call_soon_threadsafe(app.state.desk.warm.set)
+            with suppress(RuntimeError):  # the loop is closed: the service was stopped meanwhile
+                loop.call_soon_threadsafe(app.state.desk.warm.set)
+        app.state.batch_worker.start()
 
     threading.Thread(target=warm_up, name="twin-warm-up", daemon=True).start()
     yield

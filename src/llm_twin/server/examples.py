@@ -219,4 +219,18 @@ event: done
 data: {"id": "5d41402abc4b", "status": "done", "report": {"documents": {"added": 2, …}, …}, …}
 
 """
+BATCH = {
+    "id": "7d793037a076",
+    "user": "local",
+    "created_at": "2026-11-22T12:21:33.935845+00:00",
+    "status": "running",
+    "total": 2,
+    "done": 1,
+    "failed": 0,
+    "digest": "bd637b8233bdf5c20f87f33e7c74776c",
+}
+QUESTIONS = '{"id": "a", "question": "What do I think of ORMs?"}\n{"question": "And of reviews?"}\n'
+RESULTS = (
+    '{"id": "a", "line": 1, "question": "What do I think of ORMs?", "answer": {"text": "…", "mode": "extractive"}}\n'
+)
 METRICS = 'twin_requests_total{method="POST",route="/v1/ask",status="200"} 12.0\n'

@@ -127,5 +127,5 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
 async def _http(_: Request, error: Exception) -> JSONResponse:
     said = cast("HTTPException", error)
     title = http.HTTPStatus(said.status_code).phrase
-    detail = f"{said.detail}; /docs lists what there is" if said.status_code == 404 else str(said.detail)
+    detail = f"{said.detail}; /openapi.json lists what there is" if said.status_code == 404 else str(said.detail)
     return response(Problem(title.replace(" ", ""), title, said.status_code, detail), said.headers)

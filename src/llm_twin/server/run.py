@@ -16,6 +16,7 @@ from llm_twin.core.errors import ConfigError
 from llm_twin.server import security
 from llm_twin.server.app import create_app
 from llm_twin.server.streaming import Desk
+from llm_twin.server.work import BatchWorker
 from llm_twin.twin import Twin
 
 LAST_BYTES_S = 2
@@ -74,8 +75,10 @@ class Service(uvicorn.Server):
             )
         )
         self._desk: Desk = app.state.desk
+        self._batches: BatchWorker = app.state.batch_worker
         self._told = False
         self._until = 0.0
+        self._stopping: list[threading.Thread] = []
 
     def stop(self) -> None:
         """Begin to stop; may be called from any thread, and again to stop at once."""
@@ -95,11 +98,13 @@ class Service(uvicorn.Server):
                 self._desk.closing = True
                 limit_s = self._desk.limits.shutdown_s
                 self._until = now + limit_s
-                threading.Thread(target=self._twin.jobs.stop, kwargs={"wait_s": limit_s}, daemon=True).start()
+                for each in (self._twin.jobs, self._batches):
+                    self._stopping.append(threading.Thread(target=each.stop, kwargs={"wait_s": limit_s}, daemon=True))
+                    self._stopping[-1].start()
             if now > self._until:
                 self._desk.abandon()
                 self.should_exit = True
-            self.should_exit |= self._desk.idle
+            self.should_exit |= self._desk.idle and not any(thread.is_alive() for thread in self._stopping)
         return await super().on_tick(counter)
 
 

@@ -237,6 +237,20 @@ class JobReply:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchReply:
+    """How far a batch of questions is; `failed` are those of `done` that got an error."""
+
+    id: str
+    user: str
+    created_at: datetime
+    status: Literal["receiving", "running", "done", "cancelled"]
+    total: int
+    done: int
+    failed: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Alive:
     """The process lives."""
 

@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1", tags=["conversations"])
 @router.get("/conversations", responses={200: reply(list[ConversationLine], examples.CONVERSATIONS), **problems(503)})
 def conversations(request: Request, limit: Limit = 100) -> JSONResponse:
     """The caller's conversations, the one that was talked in last first."""
-    headers = twin_of(request).conversations.all(user=_sees(request), limit=limit)
+    headers = twin_of(request).conversations.all(user=sees(request), limit=limit)
     shown = ("id", "title", "updated_at", "exchanges")
     return JSONResponse([{name: to_json(getattr(header, name)) for name in shown} for header in headers])
 
@@ -31,7 +31,7 @@ def conversations(request: Request, limit: Limit = 100) -> JSONResponse:
 )
 def conversation(request: Request, conversation_id: Name) -> JSONResponse:
     """What was said in a conversation, oldest first, with the feedback that was given on it."""
-    twin, user = twin_of(request), _sees(request)
+    twin, user = twin_of(request), sees(request)
     header = twin.conversations.header(conversation_id, user=user)
     said = twin.conversations.exchanges(conversation_id, user=user)
     given = twin.feedback.of(said)
@@ -42,7 +42,7 @@ def conversation(request: Request, conversation_id: Name) -> JSONResponse:
 @router.delete("/conversations/{conversation_id}", status_code=204, responses=problems(404, 503))
 def delete_conversation(request: Request, conversation_id: Name) -> Response:
     """Delete a conversation with all that was said in it; feedback that was given on it stays."""
-    twin_of(request).conversations.delete(conversation_id, user=_sees(request))
+    twin_of(request).conversations.delete(conversation_id, user=sees(request))
     return Response(status_code=204)
 
 
@@ -57,7 +57,7 @@ def give_feedback(request: Request, body: FeedbackBody) -> JSONResponse:
     given = twin_of(request).feedback.give(
         body.exchange_id,
         by=user_of(request),
-        user=_sees(request),
+        user=sees(request),
         rating=body.rating,
         reason=body.reason,
         edit=body.edit,
@@ -70,18 +70,18 @@ def give_feedback(request: Request, body: FeedbackBody) -> JSONResponse:
 @router.get("/feedback", responses={200: reply(list[Feedback], [examples.FEEDBACK]), **problems(503)})
 def feedback(request: Request, limit: Limit = 100) -> JSONResponse:
     """The caller's feedback with the exchanges it is about, the latest first."""
-    return JSONResponse(to_json(twin_of(request).feedback.all(user=_sees(request), limit=limit)))
+    return JSONResponse(to_json(twin_of(request).feedback.all(user=sees(request), limit=limit)))
 
 
 @router.delete("/feedback/{feedback_id}", status_code=204, responses=problems(404, 503))
 def delete_feedback(request: Request, feedback_id: Name) -> Response:
     """Delete one piece of feedback."""
-    twin_of(request).feedback.remove(feedback_id, user=_sees(request))
+    twin_of(request).feedback.remove(feedback_id, user=sees(request))
     return Response(status_code=204)
 
 
-def _sees(request: Request) -> str | None:
-    """Whose conversations a request may look at; None for everybody's."""
+def sees(request: Request) -> str | None:
+    """Whose things a request may look at; None for everybody's."""
     caller = getattr(request.state, "caller", None)
     return None if caller and "admin" in caller.scopes else user_of(request)
 

@@ -1,28 +1,41 @@
-"""Work that takes longer than a request: syncs as jobs. Batches of questions follow the same pattern."""
+"""Work that takes longer than a request: syncs as jobs, and batches of questions."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import json
+import logging
+import threading
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import suppress
+from itertools import islice
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 
+from llm_twin.core.cancelling import Cancellation, Cancelled
+from llm_twin.core.errors import TwinError, WorkspaceBusy
 from llm_twin.core.records import to_json
 from llm_twin.server import examples
-from llm_twin.server.asking import twin_of
+from llm_twin.server.asking import twin_of, user_of
 from llm_twin.server.problems import Problem
 from llm_twin.server.reading import Limit, Name
-from llm_twin.server.schemas import JobReply, SyncBody, problems, reply
+from llm_twin.server.schemas import BatchReply, JobReply, SyncBody, problems, reply
 from llm_twin.server.streaming import EventStream
+from llm_twin.server.talks import sees
 from llm_twin.twin import Twin
 
 router = APIRouter(prefix="/v1", tags=["work"])
 
 LOOK_S = 0.2
 """Seconds between two looks at a job that somebody watches."""
+RETRY_S = 60.0
+"""Seconds after which a batch that could not go on is tried again."""
+JSON_LINES = "application/jsonl"
+
+_log = logging.getLogger(__name__)
 
 
 @router.post("/sync", status_code=202, responses={202: reply(JobReply, examples.JOB), **problems(409, 503)})
@@ -67,3 +80,104 @@ async def _watched(twin: Twin, job_id: str) -> AsyncGenerator[tuple[str, Any], N
             yield "done", to_json(now)
             return
         await asyncio.sleep(LOOK_S)
+
+
+# --- batches --------------------------------------------------------------------------------------------------------
+
+_LINES = {
+    "requestBody": {
+        "required": True,
+        "content": {JSON_LINES: {"schema": {"type": "string"}, "example": examples.QUESTIONS}},
+    }
+}
+_BATCH = reply(BatchReply, examples.BATCH)
+_RESULTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "One result a line, in the order of the questions; `error` where there is no answer",
+        "content": {JSON_LINES: {"schema": {"type": "string"}, "example": examples.RESULTS}},
+    }
+}
+
+
+@router.post("/batches", status_code=202, responses={202: _BATCH, **problems(503)}, openapi_extra=_LINES)
+async def begin_batch(request: Request) -> JSONResponse:
+    """Have many questions answered, one JSON object a line; a restart goes on where it was.
+
+    A line that is no question becomes an error among the results.
+    """
+    lines = (await request.body()).split(b"\n")
+    batch = await run_in_threadpool(twin_of(request).batches.start, lines, user=user_of(request))
+    request.app.state.batch_worker.wake()
+    return JSONResponse(to_json(batch), 202, headers={"Location": f"/v1/batches/{batch.id}"})
+
+
+@router.get("/batches", responses={200: reply(list[BatchReply], [examples.BATCH]), **problems(503)})
+def batches(request: Request) -> JSONResponse:
+    """The caller's batches, the latest first."""
+    return JSONResponse(to_json(twin_of(request).batches.all(user=sees(request))))
+
+
+@router.get("/batches/{batch_id}", responses={200: _BATCH, **problems(404, 503)})
+def batch(request: Request, batch_id: Name) -> JSONResponse:
+    """How far a batch is."""
+    return JSONResponse(to_json(twin_of(request).batches.get(batch_id, user=sees(request))))
+
+
+@router.get(
+    "/batches/{batch_id}/results", response_class=StreamingResponse, responses={**_RESULTS, **problems(404, 503)}
+)
+def results(request: Request, batch_id: Name) -> StreamingResponse:
+    """What is there of the results, one a line."""
+    found = twin_of(request).batches.results(batch_id, user=sees(request))
+    return StreamingResponse(_lines(found), media_type=JSON_LINES)
+
+
+@router.delete("/batches/{batch_id}", responses={200: _BATCH, **problems(404, 503)})
+def cancel_batch(request: Request, batch_id: Name) -> JSONResponse:
+    """Ask no more of a batch; what was answered stays."""
+    return JSONResponse(to_json(twin_of(request).batches.cancel(batch_id, user=sees(request))))
+
+
+def _lines(found: Iterator[dict[str, Any]]) -> Iterator[str]:
+    while some := list(islice(found, 100)):  # each piece is a change of threads
+        yield "".join(json.dumps(result, ensure_ascii=False) + "\n" for result in some)
+
+
+class BatchWorker:
+    """Works on the batches, one after the other in a thread, whoever began them and in whichever process."""
+
+    def __init__(self, twin: Twin) -> None:
+        self._twin = twin
+        self._woken = threading.Event()
+        self._cancellation = Cancellation()
+        self._thread = threading.Thread(target=self._run, name="twin-batches", daemon=True)
+
+    def start(self) -> None:
+        """Go on with what an earlier process left."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look for a new batch."""
+        self._woken.set()
+
+    def stop(self, *, wait_s: float) -> None:
+        """Stop at once, leaving the questions that are being answered for the next start; wait so long for that."""
+        self._cancellation.cancel()
+        self._woken.set()
+        if self._thread.is_alive():
+            self._thread.join(wait_s)
+
+    def _run(self) -> None:
+        with suppress(Cancelled):
+            while not self._cancellation.wanted:
+                try:
+                    self._cancellation.run(self._work)
+                except TwinError as error:
+                    _log.warning("batches wait for %.0f s: %s", RETRY_S, error)
+                self._woken.wait(RETRY_S)
+                self._woken.clear()
+
+    def _work(self) -> None:
+        for each in self._twin.batches.unfinished():
+            with suppress(WorkspaceBusy):  # another process is at work on it
+                self._twin.batches.run(each.id)
