@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from llm_twin.core.records import Event
     from llm_twin.inference.batch import Batches
     from llm_twin.inference.conversations import Conversations
+    from llm_twin.inference.guardrails import Guardrails
     from llm_twin.ops.feedback import FeedbackLog
     from llm_twin.ops.jobs import Jobs
     from llm_twin.ops.keys import ApiKeys
@@ -241,7 +242,8 @@ class Chat:
         with closing(cast("Any", events)):  # who leaves early stops the model, too
             for event in events:
                 if isinstance(event, Done):
-                    self.conversation.add(question, event.answer.text)
+                    if not event.answer.refused:  # a follow-up must not mean what was blocked
+                        self.conversation.add(question, event.answer.text)
                     event = self._kept(question, event.answer, **about) if self.keep else event
                 yield event
 
@@ -1003,12 +1005,39 @@ class Twin:
             ),
         )
 
+    @_part
+    def guards(self) -> Guardrails:
+        """What guards questions, passages and answers."""
+        from llm_twin.inference import pipeline as inference
+
+        chosen = self.settings.guard
+        author = self.settings.author
+        actions = {name: value for name, value in chosen if value in ("block", "flag", "off")}
+        return inference.guardrails(
+            {**actions, "topics": chosen.on_topics},
+            embedder=self._remembering,
+            redactor=catalog.part("redactor", "secrets")(),
+            finder=catalog.part("personal_finder", "patterns")(inference.PERSONAL_KINDS),
+            authors=(author.name, *author.aliases),
+            topics=chosen.topics,
+            languages=chosen.languages,
+            max_characters=chosen.max_characters,
+            cache_dir=_cache_dir(),
+        )
+
+    @_part
+    def _remembering(self) -> ports.Embedder:
+        """The embedder as answers use it: guard and search embed a question once between them."""
+        from llm_twin.inference import pipeline as inference
+
+        return inference.Remembering(self.embedder)
+
     def _inference(self) -> Any:
         from llm_twin.inference import pipeline as inference
 
         return inference.Parts(
             index=self.index,
-            embedder=self.embedder,
+            embedder=self._remembering,
             sparse=self.sparse,
             reranker=self.reranker,
             model=self.model,
@@ -1020,6 +1049,7 @@ class Twin:
             context_tokens=self.settings.ask.context_tokens,
             max_tokens=self.settings.ask.max_tokens,
             temperature=self.settings.ask.temperature,
+            guards=self.guards,
         )
 
     def _features(self, progress: ports.Progress) -> Any:
@@ -1232,7 +1262,7 @@ class Twin:
             return Check(
                 name, False, f"{wanted} is not served; there is: {', '.join(served)}", f"TWIN_LLM_MODEL={served[0]}"
             )
-        found = catalog.part("probe", "local")()
+        found = catalog.part("language_model", "openai").local_servers()
         if not found:
             return Check(name, True, "none: answers quote the author, and nothing leaves this machine")
         server, base_url, models = found[0]

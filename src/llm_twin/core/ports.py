@@ -14,6 +14,7 @@ from llm_twin.core.pipeline import RunReport, Step
 from llm_twin.core.records import (
     Change,
     Chunk,
+    Concern,
     Delta,
     Document,
     DocumentFeatures,
@@ -452,6 +453,16 @@ class ModelHub(Protocol):
         What is there already is not downloaded again, and what broke off goes on where it stopped. Raises
         `ModelMissing` when there is no such thing, `ModelError` when it did not arrive whole.
         """
+        ...
+
+
+class Guard(Protocol):
+    """Looks at a question, a passage or an answer. `name` is its setting in `[guard]`, and stands in what it finds."""
+
+    name: str
+
+    def look(self, text: str) -> Sequence[Concern]:
+        """What is wrong with the text; nothing in nearly every case. Never raises for any text."""
         ...
 
 

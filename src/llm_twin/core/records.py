@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Kind = Literal["article", "post", "repository", "note"]
 Outcome = Literal["added", "updated", "unchanged", "removed", "skipped", "failed"]
 Mode = Literal["generated", "extractive", "abstained"]
+GuardStage = Literal["question", "passage", "answer"]
+GuardAction = Literal["blocked", "removed", "flagged"]
 
 
 # --- what an author published ---------------------------------------------------------------------------------------
@@ -475,13 +477,40 @@ class ModelFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class Concern:
+    """What a guard sees in a text: why in plain words, never the text itself, and where, if one can point at it.
+
+    `sure` is enough to block; anything else is only flagged.
+    """
+
+    reason: str
+    sure: bool = True
+    start: int | None = None
+    end: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GuardFinding:
+    """What a guard found at a stage of an answer, and what was done about it; `document_id` is that of a passage.
+
+    `blocked`: the question was not answered, or the answer not shown. `removed`: the model never saw that part.
+    """
+
+    guard: str
+    action: GuardAction
+    stage: GuardStage
+    reason: str
+    document_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What comes back for a question or a topic.
 
     `citations` are numbered as in `text`; `unsupported` lists sentences of `text` that no cited passage supports.
     `notes` tell the reader in plain words what was degraded and why. `prompt` is the content hash of the prompts used.
     `read_as` is a follow-up question in the form that stands alone, where it differs from what was typed. `cached` says
-    how a repeated question was recognised whose earlier answer this is.
+    how a repeated question was recognised whose earlier answer this is. `guarded` tells what guards found and did.
     """
 
     text: str
@@ -497,6 +526,12 @@ class Answer:
     trace_id: str = ""
     read_as: str | None = None
     cached: Literal["exact", "meaning"] | None = None
+    guarded: tuple[GuardFinding, ...] = ()
+
+    @property
+    def refused(self) -> bool:
+        """Whether a guard blocked the question or the answer."""
+        return any(finding.action == "blocked" for finding in self.guarded)
 
     @property
     def document_ids(self) -> tuple[str, ...]:

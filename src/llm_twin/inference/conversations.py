@@ -230,7 +230,8 @@ class Conversations:
         newest_first = self._store.records(_exchanges(conversation_id), limit=memory.turns, before=before)
         for _, data in reversed(newest_first):
             exchange = from_json(Exchange, data)
-            memory.add(exchange.question, exchange.answer.text)
+            if not exchange.answer.refused:
+                memory.add(exchange.question, exchange.answer.text)
         return memory.history
 
     def _drop(self, conversation_id: str) -> None:

@@ -1,11 +1,11 @@
-"""The story of an answer: understand, find, judge, write, verify. `Twin` calls it; terminal and servers stream it."""
+"""The story of an answer: guard, understand, find, judge, write, verify, guard. Terminal and servers stream it."""
 
 from __future__ import annotations
 
 import contextvars
 import re
 import time
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -30,6 +30,7 @@ from llm_twin.core.records import (
     Event,
     Exchange,
     Filter,
+    GuardFinding,
     Hit,
     Message,
     Passage,
@@ -43,6 +44,17 @@ from llm_twin.inference.chat import Conversation, standalone
 from llm_twin.inference.context import assemble
 from llm_twin.inference.evidence import Evidence, weigh
 from llm_twin.inference.extract import extract
+from llm_twin.inference.guardrails import (
+    PERSONAL_KINDS,
+    Guardrails,
+    Refused,
+    Remembering,
+    as_published,
+    guardrails,
+    held,
+    notes,
+    refusal,
+)
 from llm_twin.inference.retrieve import Candidate, Retriever, holds
 from llm_twin.inference.understand import (
     KIND_WORDS,
@@ -57,10 +69,14 @@ from llm_twin.inference.understand import (
 )
 
 __all__ = [
+    "PERSONAL_KINDS",
     "Conversation",
+    "Guardrails",
     "Parts",
+    "Remembering",
     "answer",
     "answer_of",
+    "guardrails",
     "messages_for",
     "search",
     "typed_filter",
@@ -96,6 +112,7 @@ class Parts:
     context_tokens: int = 2000
     max_tokens: int = 800
     temperature: float = 0.3
+    guards: Guardrails = field(default_factory=Guardrails)
 
     @property
     def retriever(self) -> Retriever:
@@ -155,7 +172,7 @@ def messages_for(exchange: Exchange, history: Sequence[Message], *, parts: Parts
     """
     from llm_twin.inference.generate import messages_for as compose
 
-    passages = exchange.answer.passages
+    passages, _ = parts.guards.of_passages(exchange.answer.passages)
     author = passages[0].document.author
     messages, _ = compose(
         exchange.answer.read_as or exchange.question,
@@ -192,31 +209,151 @@ def _answer(
 ) -> Generator[Event, None, None]:
     clock = _Clock(parts.tracer)
     with clock.span("ask", mode="generative" if parts.model else "extractive") as root:
-        with clock.span("understand"):
-            alone, read_as = standalone(question, history, model=parts.model)
-            understood = _understand(alone, parts, now)
-        found = _find(understood, where, parts, clock)
-        told = (*((read_as,) if read_as else ()), *found.notes)
-        # Told after the search: a filter that gave way must not be announced as one that holds.
-        yield Understood(understood.text, found.where, told)
-
-        passages = _passages(found, parts, clock)
-        root.set(strength=found.evidence.strength)
-
-        if not passages or not found.evidence.enough:
-            answered = _abstention(passages, found, where, parts)
-            yield Passages(tuple(passages))
-            yield TextDelta(answered.text)
+        question, history, guarded = _guard_question(question, history, parts, clock)
+        if _blocked(guarded):
+            yield Understood(question)
+            answered = yield from _refused(guarded)
         else:
-            answered = yield from _written(alone, passages, history, parts, clock)
-        root.set(answer=answered.mode)
-        answered = replace(
-            answered,
-            notes=(*told, *answered.notes),
-            read_as=alone if read_as else None,
-            trace_id=root.trace_id,
-        )
+            answered = yield from _asked(question, guarded, parts, where, history, now, clock, root)
+        root.set(answer=answered.mode, guarded=len(answered.guarded))
+        answered = replace(answered, trace_id=root.trace_id)
     yield Done(replace(answered, timings_ms=clock.timings_ms))
+
+
+def _asked(
+    question: str,
+    guarded: tuple[GuardFinding, ...],
+    parts: Parts,
+    where: Filter,
+    history: Sequence[Message],
+    now: datetime,
+    clock: _Clock,
+    root: ActiveSpan,
+) -> Generator[Event, None, Answer]:
+    """The answer to a question that no guard blocked."""
+    with clock.span("understand"):
+        alone, read_as = standalone(question, history, model=parts.model)
+        understood = _understand(alone, parts, now)
+    if read_as:  # it is made of what was said before, which may be worse than what is said now
+        _, _, more = _guard_question(alone, (), parts, clock)
+        guarded = tuple(dict.fromkeys((*guarded, *more)))
+        if _blocked(more):
+            yield Understood(question)
+            return (yield from _refused(guarded))
+    found = _find(understood, where, parts, clock)
+    told = (*((read_as,) if read_as else ()), *found.notes, *notes(guarded))
+    # Told after the search: a filter that gave way must not be announced as one that holds.
+    yield Understood(understood.text, found.where, told)
+
+    passages = _passages(found, parts, clock)
+    root.set(strength=found.evidence.strength)
+
+    covered = found.evidence.enough
+    if not passages or not (covered or parts.guards.off_topic != "block"):
+        answered = _abstention(passages, found, where, parts)
+        yield Passages(tuple(passages))
+        yield TextDelta(answered.text)
+    else:
+        answered = yield from _guarded_answer(
+            lambda shown: _written(alone, shown, history, parts, clock), passages, parts, clock
+        )
+        if not covered and parts.guards.off_topic == "flag":
+            off = GuardFinding("off_topic", "flagged", "question", "the writing may not cover it")
+            answered = replace(answered, guarded=(off, *answered.guarded), notes=(*notes([off]), *answered.notes))
+    return replace(
+        answered,
+        notes=(*told, *answered.notes),
+        guarded=(*guarded, *answered.guarded),
+        read_as=alone if read_as else None,
+    )
+
+
+# --- guards ---------------------------------------------------------------------------------------------------------
+
+
+def _guard_question(
+    question: str, history: Sequence[Message], parts: Parts, clock: _Clock
+) -> tuple[str, Sequence[Message], tuple[GuardFinding, ...]]:
+    """The question without secrets, the earlier turns that give no orders, and what was found in both."""
+    if not (parts.guards.question or parts.guards.turn):
+        return question, history, ()
+    with clock.span("guard", stage="question") as span:
+        question, found = parts.guards.of_question(question)
+        history, earlier = parts.guards.of_history(history)
+        _tell(span, (*found, *earlier))
+    return question, history, (*found, *earlier)
+
+
+def _guarded_answer(
+    write: Callable[[Sequence[Passage]], Generator[Event, None, Answer]],
+    passages: Sequence[Passage],
+    parts: Parts,
+    clock: _Clock,
+) -> Generator[Event, None, Answer]:
+    """What `write` makes of the passages without orders to models; readers see the passages as they were published."""
+    shown, found = _guard_passages(passages, parts, clock)
+    try:
+        answered = yield from _published(held(write(shown), parts.guards), passages)
+        answered = as_published(answered, passages)
+        of_answer = _guard_answer(answered, parts, clock)
+    except Refused as refused:
+        of_answer = refused.found
+    if _blocked(of_answer):
+        yield Withdrawn(notes(of_answer)[0])
+        return (yield from _refused((*found, *of_answer)))
+    return replace(answered, guarded=(*found, *of_answer), notes=(*notes(found), *answered.notes, *notes(of_answer)))
+
+
+def _guard_passages(
+    passages: Sequence[Passage], parts: Parts, clock: _Clock
+) -> tuple[Sequence[Passage], tuple[GuardFinding, ...]]:
+    if not (parts.guards.passage or parts.guards.own_passage) or not passages:
+        return passages, ()
+    with clock.span("guard", stage="passage") as span:
+        shown, found = parts.guards.of_passages(passages)
+        _tell(span, found)
+    return shown, found
+
+
+def _guard_answer(answered: Answer, parts: Parts, clock: _Clock) -> tuple[GuardFinding, ...]:
+    if not parts.guards.answer and parts.guards.unsupported == "off":
+        return ()
+    with clock.span("guard", stage="answer") as span:
+        found = parts.guards.of_answer(answered)
+        _tell(span, found)
+    return found
+
+
+def _published(events: Generator[Event, None, T], passages: Sequence[Passage]) -> Generator[Event, None, T]:
+    """The events with passages as the author published them."""
+    try:
+        while True:
+            event = next(events)
+            if isinstance(event, Passages):
+                event = Passages(as_published(Answer("", "abstained", passages=event.passages), passages).passages)
+            yield event
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        events.close()
+
+
+def _refused(found: Sequence[GuardFinding]) -> Generator[Event, None, Answer]:
+    """In plain words that a guard blocked it, why, and what to do."""
+    text = refusal(found)
+    yield Passages(())
+    yield TextDelta(text)
+    return Answer(text, "abstained", notes=tuple(notes(found)), guarded=tuple(found))
+
+
+def _blocked(found: Sequence[GuardFinding]) -> bool:
+    return any(finding.action == "blocked" for finding in found)
+
+
+def _tell(span: ActiveSpan, found: Sequence[GuardFinding]) -> None:
+    """What a trace shows of a guard: names and counts, never what was found."""
+    span.set(found=len(found), blocked=_blocked(found), guards=", ".join(sorted({each.guard for each in found})))
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,17 +530,40 @@ def _streamed(pieces: Generator[str, None, T]) -> Generator[Event, None, T]:
 
 
 def _write(topic: str, kind: str, length: int, model: LanguageModel, parts: Parts) -> Generator[Event, None, None]:
+    clock = _Clock(parts.tracer)
+    with clock.span("write", kind=kind, model=model.name) as root:
+        topic, _, guarded = _guard_question(topic, (), parts, clock)
+        if _blocked(guarded):
+            answered = yield from _refused(guarded)
+        else:
+            answered = yield from _drafted(topic, kind, length, model, parts, clock)
+            answered = replace(
+                answered, guarded=(*guarded, *answered.guarded), notes=(*notes(guarded), *answered.notes)
+            )
+        root.set(answer=answered.mode, guarded=len(answered.guarded))
+        answered = replace(answered, trace_id=root.trace_id)
+    yield Done(replace(answered, timings_ms=clock.timings_ms))
+
+
+def _drafted(
+    topic: str, kind: str, length: int, model: LanguageModel, parts: Parts, clock: _Clock
+) -> Generator[Event, None, Answer]:
     from llm_twin.inference.write import write as draft
 
-    clock = _Clock(parts.tracer)
     author = parts.authors[0].name if parts.authors else "the author"
+    originals: list[Passage] = []
+    found: list[GuardFinding] = []
 
-    def retrieve(query: str) -> list[Passage]:
-        found = _search(Understanding(query), Filter(), parts, clock)
-        return _passages(found, parts, clock) if found.evidence.enough else []
+    def retrieve(query: str) -> Sequence[Passage]:
+        results = _search(Understanding(query), Filter(), parts, clock)
+        passages = _passages(results, parts, clock) if results.evidence.enough else []
+        shown, of_passages = _guard_passages(passages, parts, clock)
+        originals.extend(passages)
+        found.extend(of_passages)
+        return shown
 
-    with clock.span("write", kind=kind, model=model.name) as root:
-        answered = yield from draft(
+    def written(_: Sequence[Passage]) -> Generator[Event, None, Answer]:
+        return draft(
             topic,
             kind=kind,
             length=length,
@@ -415,9 +575,13 @@ def _write(topic: str, kind: str, length: int, model: LanguageModel, parts: Part
             examples=_examples(retrieve(topic)),
             temperature=parts.temperature,
         )
-        root.set(answer=answered.mode)
-        answered = replace(answered, trace_id=root.trace_id)
-    yield Done(replace(answered, timings_ms=clock.timings_ms))
+
+    answered = yield from _guarded_answer(written, originals, parts, clock)
+    return replace(
+        answered,
+        guarded=(*dict.fromkeys(found), *answered.guarded),
+        notes=(*notes(found), *answered.notes),
+    )
 
 
 def _examples(passages: Sequence[Passage]) -> list[str]:
