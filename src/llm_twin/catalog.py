@@ -91,9 +91,6 @@ PARTS: Mapping[str, Mapping[str, str]] = {
     "model_hub": {
         "huggingface": "llm_twin.adapters.huggingface:HuggingFaceHub",
     },
-    "probe": {
-        "local": "llm_twin.adapters.openai:probe_local",
-    },
 }
 
 

@@ -13,7 +13,7 @@ from itertools import repeat
 
 import pytest
 
-from llm_twin.adapters.openai import OpenAiModel, probe_local
+from llm_twin.adapters.openai import OpenAiModel
 from llm_twin.core.cancelling import Cancellation, Cancelled
 from llm_twin.core.errors import ModelError, ModelMissing
 from llm_twin.core.records import Delta, Message, Usage
@@ -388,7 +388,7 @@ def test_probing_finds_model_servers_and_nothing_else():
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         ports = {"Ollama": server.port, "vLLM": silent.getsockname()[1], "LM Studio": 9}
-        assert probe_local(ports, timeout_s=0.2) == [("Ollama", server.base_url, ["qwen3"])]
+        assert OpenAiModel.local_servers(ports, timeout_s=0.2) == [("Ollama", server.base_url, ["qwen3"])]
 
 
 def test_importing_and_building_a_model_imports_no_client():

@@ -132,6 +132,26 @@ class OpenAiModel:
         except _Broken as broken:
             raise ModelError(f"{self.base_url} does not list its models: {broken}; {broken.advice}") from broken
 
+    @staticmethod
+    def local_servers(
+        servers: Mapping[str, int] = LOCAL_SERVERS, *, timeout_s: float = 0.5
+    ) -> list[tuple[str, str, list[str]]]:
+        """Model servers that answer on this machine: usual name of that port, base URL, models."""
+        import urllib.request
+
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        found = []
+        for name, port in servers.items():
+            base_url = f"http://127.0.0.1:{port}/v1"
+            # Anything may listen on these ports; what does not answer like a model server is none.
+            with (
+                suppress(OSError, ValueError, LookupError, TypeError),
+                opener.open(f"{base_url}/models", timeout=timeout_s) as reply,
+            ):
+                models = json.loads(reply.read(1 << 20))["data"]
+                found.append((name, base_url, sorted(str(model["id"]) for model in models)))
+        return found
+
     def _attempt(
         self,
         messages: Sequence[Message],
@@ -335,26 +355,6 @@ class OpenAiModel:
 
     def _hidden(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
-
-
-def probe_local(
-    servers: Mapping[str, int] = LOCAL_SERVERS, *, timeout_s: float = 0.5
-) -> list[tuple[str, str, list[str]]]:
-    """Model servers that answer on this machine: usual name of that port, base URL, models."""
-    import urllib.request
-
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    found = []
-    for name, port in servers.items():
-        base_url = f"http://127.0.0.1:{port}/v1"
-        # Anything may listen on these ports; what does not answer like a model server is none.
-        with (
-            suppress(OSError, ValueError, LookupError, TypeError),
-            opener.open(f"{base_url}/models", timeout=timeout_s) as reply,
-        ):
-            models = json.loads(reply.read(1 << 20))["data"]
-            found.append((name, base_url, sorted(str(model["id"]) for model in models)))
-    return found
 
 
 class _Broken(Exception):
