@@ -1,21 +1,25 @@
 """Models from a hub that speaks Hugging Face's protocol (`$HF_ENDPOINT`, by default huggingface.co).
 
-The `huggingface_hub` package asks and downloads; here is what to download, whether it fits the disk, and whether it
-arrived as the hub says it is. It is told to send no usage statistics; `HF_HUB_OFFLINE` and `HF_TOKEN` mean what they
-mean elsewhere.
+The `huggingface_hub` package asks what there is, with the user's token; `HF_HUB_OFFLINE` and `HF_TOKEN` mean what they
+mean elsewhere, and it is told to send no usage statistics. The files are fetched here, because that package (2.4)
+begins a file anew when it was stopped in the middle, which is no way to get ten gigabytes.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+
+import httpx2
 
 from llm_twin.core.errors import ConfigError, ModelError, ModelMissing
 
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 
 SPARE_BYTES = 200_000_000
 """Disk space that a download leaves free."""
+TRIES = 4
+"""Tries to download a file, each where the last one stopped, with longer and longer waits between them."""
 TIMEOUT_S = 30.0
 """Seconds the hub may take to say what a repository holds."""
 _TEXTS = re.compile(r"[^/]+\.(json|jinja|model|txt)$")
@@ -43,7 +49,8 @@ class _File:
 class HuggingFaceHub:
     """A hub; `endpoint` empty means `$HF_ENDPOINT` or huggingface.co."""
 
-    def __init__(self, endpoint: str = "") -> None:
+    def __init__(self, endpoint: str = "", *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._sleep = sleep
         self._endpoint = endpoint or os.environ.get("HF_ENDPOINT") or None
 
     def latest(self, repository: str) -> str:
@@ -59,9 +66,11 @@ class HuggingFaceHub:
             )
             wanted = chosen(repository, [_listed(sibling) for sibling in told.siblings or ()], file=file)
             _check_space(folder, wanted)
+            headers = hub.utils.build_hf_headers(library_name="llm-twin")
             for each in wanted:
+                url = hub.hf_hub_url(repository, each.name, revision=revision, endpoint=self._endpoint)
                 with progress.step(each.name, each.size) as advance:
-                    self._fetch(hub, repository, each, folder, revision, advance)
+                    self._fetch(url, headers, folder / each.name, each, advance)
 
     @contextmanager
     def _translated(self, repository: str) -> Iterator[Any]:
@@ -70,42 +79,60 @@ class HuggingFaceHub:
         try:
             yield hub
         except (hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError) as error:
-            raise ModelMissing(
-                f"{self._place()} has no model {repository!r} that may be read; check the name, and for a private or "
-                "gated one set HF_TOKEN to a token that may read it"
-            ) from error
+            raise self._not_readable(repository) from error
         except hub.errors.OfflineModeIsEnabled as error:
             raise ModelError(
                 f"{repository} cannot be downloaded: HF_HUB_OFFLINE is set; unset it, or name a folder or file instead"
             ) from error
         except hub.errors.HFValidationError as error:
             raise ConfigError(f"{repository!r} is no name of a model: {_line(error)}; write OWNER/NAME") from error
-        except (hub.errors.HfHubHTTPError, hub.errors.LocalEntryNotFoundError, _network_error(), OSError) as error:
-            raise ModelError(
-                f"{repository} could not be downloaded from {self._place()}: {_line(error)}; run it again: what has "
-                "arrived is kept"
-            ) from error
+        except httpx2.HTTPStatusError as error:
+            if error.response.status_code in (401, 403):
+                raise self._not_readable(repository) from error
+            raise self._not_downloaded(repository, error) from error
+        except (hub.errors.HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+            raise self._not_downloaded(repository, error) from error
 
     def _fetch(
-        self, hub: Any, repository: str, file: _File, folder: Path, revision: str, advance: Callable[[int], None]
+        self, url: str, headers: Mapping[str, str], path: Path, file: _File, advance: Callable[[int], None]
     ) -> None:
-        path = folder / file.name
-        hub.hf_hub_download(
-            repository,
-            file.name,
-            revision=revision,
-            local_dir=folder,
-            endpoint=self._endpoint,
-            tqdm_class=_bar(advance),
-        )
-        if not _is_whole(path, file):
-            path.unlink()
-            with suppress(OSError):  # the package's note that this file is complete
-                (folder / ".cache" / "huggingface" / "download" / f"{file.name}.metadata").unlink()
+        """Download one file, or the rest of it. It gets its name once its checksum is right."""
+        if path.exists() and _is_whole(path, file):
+            advance(file.size)
+            return
+        part = path.with_name(f"{path.name}.{(file.sha256 or file.blob)[:12]}.part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for old in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+            if old != part:  # of another revision
+                old.unlink()
+        position = _Position(advance)
+        for attempt in range(TRIES):
+            try:
+                _receive(url, headers, part, file, position)
+                break
+            except httpx2.TransportError:
+                if attempt == TRIES - 1:
+                    raise
+                self._sleep(2.0**attempt)
+        if not _is_whole(part, file):
+            part.unlink()
             raise ModelError(
-                f"{file.name} of {repository} has another checksum than the hub says, so it was deleted; "
-                "run it again, and if that does not help, tell whoever publishes the model"
+                f"{file.name} did not arrive as the hub has it (its checksum differs), so it was deleted; run it "
+                "again, and if that does not help, tell whoever publishes the model"
             )
+        part.replace(path)
+
+    def _not_readable(self, repository: str) -> ModelMissing:
+        return ModelMissing(
+            f"{self._place()} has no model {repository!r} that may be read; check the name, and for a private or gated "
+            "one set HF_TOKEN to a token that may read it"
+        )
+
+    def _not_downloaded(self, repository: str, error: Exception) -> ModelError:
+        return ModelError(
+            f"{repository} could not be downloaded from {self._place()}: {_line(error)}; run it again: what has "
+            "arrived is kept"
+        )
 
     def _place(self) -> str:
         return self._endpoint or "huggingface.co"
@@ -179,34 +206,43 @@ def _listed(sibling: Any) -> _File:
     return _File(str(sibling.rfilename), int(size), str(sha256), str(sibling.blob_id or ""))
 
 
-def _bar(advance: Callable[[int], None]) -> type:
-    """A stand-in for tqdm's bars that tells `advance`: the package knows no other way to watch a download."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
+class _Position:
+    """How far a file is; tells `advance` the difference, also where a try begins behind the one before."""
 
-    class Bar(tqdm):  # type: ignore[misc]
-        def __init__(self, *args: Any, initial: int = 0, **options: Any) -> None:
-            options["disable"] = True
-            super().__init__(*args, initial=initial, **options)
-            advance(int(initial))
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self._advance = advance
+        self._at = 0
 
-        def update(self, n: float | None = 1) -> None:
-            advance(int(n or 0))
+    def move(self, to: int) -> None:
+        self._advance(to - self._at)
+        self._at = to
 
-    return Bar
+
+def _receive(url: str, headers: Mapping[str, str], part: Path, file: _File, position: _Position) -> None:
+    """Append what is missing of a file to its part."""
+    begin = part.stat().st_size if part.exists() else 0
+    position.move(begin)
+    if begin == file.size and part.exists():
+        return
+    asked = {**headers, "Accept-Encoding": "identity", **({"Range": f"bytes={begin}-"} if begin else {})}
+    with httpx2.stream("GET", url, headers=asked, follow_redirects=True, timeout=TIMEOUT_S) as reply:
+        reply.raise_for_status()
+        # A server that knows no ranges sends the whole file again.
+        begin = begin if reply.status_code == 206 else 0
+        with part.open("ab" if begin else "wb") as out:
+            for piece in reply.iter_bytes():
+                out.write(piece)
+                begin += len(piece)
+                position.move(begin)
 
 
 def _hub() -> Any:
-    import huggingface_hub
+    import huggingface_hub.constants
+    import huggingface_hub.errors
 
     # Read from the environment when it is imported, and another part may have imported it already.
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
     return huggingface_hub
-
-
-def _network_error() -> type[Exception]:
-    import httpx2
-
-    return httpx2.HTTPError
 
 
 def _line(error: Exception) -> str:
