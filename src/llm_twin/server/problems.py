@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llm_twin.core.errors import (
     ConfigError,
@@ -109,7 +110,33 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Refused, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _told)
+    app.add_middleware(_Mistakes)
+
+
+class _Mistakes:
+    """ASGI middleware: what is no error of ours becomes a problem, too.
+
+    Starlette's own handler for them answers and then raises them again, by which the connection is lost.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; once a response has begun, an exception can only end it."""
+        begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sending)
+        except Exception as error:
+            if begun or scope["type"] != "http":
+                raise
+            await response(problem_of(error))(scope, receive, send)
 
 
 async def _told(_: Request, error: Exception) -> JSONResponse:
