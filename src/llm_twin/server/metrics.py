@@ -44,7 +44,13 @@ class Metrics:
         self._degraded = Counter(
             "twin_answers_degraded", "Answers that quote because the language model failed.", registry=registry
         )
-        self._cached = Counter("twin_cache_hits", "Answers that were there already.", registry=registry)
+        self._cached = Counter("twin_cache_hits", "Answers that were there already.", ["by"], registry=registry)
+        self._guarded = Counter(
+            "twin_guarded",
+            "What guards found in questions, passages and answers.",
+            ["guard", "action"],
+            registry=registry,
+        )
         self._tokens = Counter("twin_tokens", "Tokens as the model's server counts them.", ["kind"], registry=registry)
         self._refused = Counter("twin_refused", "Requests the service turned down.", ["reason"], registry=registry)
         self._feedback = Counter("twin_feedback", "Feedback given through the service.", ["rating"], registry=registry)
@@ -67,8 +73,13 @@ class Metrics:
         self._answers.labels(answer.mode).inc()
         if with_model and answer.mode == "extractive":
             self._degraded.inc()
-        self._tokens.labels("prompt").inc(answer.usage.prompt_tokens)
-        self._tokens.labels("completion").inc(answer.usage.completion_tokens)
+        for finding in answer.guarded:
+            self._guarded.labels(finding.guard, finding.action).inc()
+        if answer.cached:
+            self._cached.labels(answer.cached).inc()
+        else:
+            self._tokens.labels("prompt").inc(answer.usage.prompt_tokens)
+            self._tokens.labels("completion").inc(answer.usage.completion_tokens)
         for stage, spent_ms in answer.timings_ms.items():
             self._stage_s.labels(stage).observe(spent_ms / 1000)
 
