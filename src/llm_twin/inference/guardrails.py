@@ -298,7 +298,7 @@ class Guardrails:
         return _cut(text, [_place(concern) for _, concern in concerns]), found
 
     def of_history(self, history: Sequence[Message]) -> tuple[tuple[Message, ...], tuple[GuardFinding, ...]]:
-        """Earlier turns without secrets, and without those that give orders, which nobody sees or refers to any more."""
+        """Earlier turns without secrets, and without those that give orders, which nobody refers to any more."""
         kept: list[Message] = []
         found: list[GuardFinding] = []
         for turn in history:

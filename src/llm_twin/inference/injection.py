@@ -21,7 +21,7 @@ import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 
@@ -92,10 +92,13 @@ class InjectionDetector:
         """The head: a weight for each dimension of the embedding, each sign and each disguise, and the bias."""
         with self._fitting:
             if self._weights is None:
+                self._weights = _FITTED.get(self._key)
+            if self._weights is None:
                 self._weights = self._kept()
             if self._weights is None:
                 self._weights = fit(self._embedder, examples())
                 self._keep(self._weights)
+            _FITTED[self._key] = self._weights
             return self._weights
 
     def _kept(self) -> Weights | None:
@@ -120,10 +123,16 @@ class InjectionDetector:
 
     @property
     def _file(self) -> Path | None:
-        if self._cache_dir is None:
-            return None
-        key = fingerprint(_VERSION, self._embedder.name, _examples_text(), signs.SIGNS, sorted(_START.items()))
-        return self._cache_dir / "guard" / f"injection-{key[:32]}.npy"
+        return self._cache_dir / "guard" / f"injection-{self._key[:32]}.npy" if self._cache_dir else None
+
+    @cached_property
+    def _key(self) -> str:
+        """Changes with everything the head is made from."""
+        return fingerprint(_VERSION, self._embedder.name, _examples_text(), signs.SIGNS, sorted(_START.items()))
+
+
+_FITTED: dict[str, Weights] = {}
+"""Heads of this process by what they were made from, so that two twins with one embedder fit one."""
 
 
 @dataclass(frozen=True, slots=True)
