@@ -311,7 +311,8 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
+        # Where several shapes are possible, the innermost complaint is about the one that was meant.
+        first = max(error.errors(), key=lambda each: len(each["loc"]))
         field = ".".join(str(part) for part in first["loc"][1:]) or "body"
         told = "is not supported here" if first["type"] == "extra_forbidden" else first["msg"].lower()
         return _error(400, f"{field}: {told}; change it or leave it out", field=field, code="invalid_value")
