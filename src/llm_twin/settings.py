@@ -221,6 +221,19 @@ class GuardSettings(_Section):
     """Languages in which questions are expected, as ISO 639-1 codes."""
 
 
+class CacheSettings(_Section):
+    """Answers to repeated questions, kept in memory while the process runs, each for its user."""
+
+    enabled: bool = False
+    """Whether a question that was answered before, under the same conditions, gets the same answer again."""
+    similarity: float = Field(default=0.85, ge=0, le=1)
+    """Cosine from which a question in other words may be the same one; its words decide. 1 leaves equal texts only."""
+    entries: int = Field(default=256, ge=1, le=100_000)
+    """Answers kept; the one that was asked for longest ago makes room."""
+    max_age_s: float = Field(default=86_400.0, gt=0)
+    """Seconds after which an answer is made anew."""
+
+
 class LlmSettings(_Section):
     """The language model. Without `model` the twin answers extractively and nothing leaves this machine."""
 
@@ -301,6 +314,7 @@ class Settings(_Section):
     ask: AskSettings = AskSettings()
     batch: BatchSettings = BatchSettings()
     guard: GuardSettings = GuardSettings()
+    cache: CacheSettings = CacheSettings()
     llm: LlmSettings = LlmSettings()
     server: ServerSettings = ServerSettings()
     traces: TracesSettings = TracesSettings()

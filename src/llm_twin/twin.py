@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from llm_twin.core import ports
     from llm_twin.core.records import Event
     from llm_twin.inference.batch import Batches
+    from llm_twin.inference.cache import AnswerCache
     from llm_twin.inference.conversations import Conversations
     from llm_twin.inference.guardrails import Guardrails
     from llm_twin.ops.feedback import FeedbackLog
@@ -231,7 +232,7 @@ class Chat:
 
     def ask(self, question: str, *, where: Filter = Filter()) -> Iterator[Event]:
         """Answer a question in the light of what was said before; `Done` tells how the exchange was kept."""
-        events = self.twin.ask_events(question, where=where, history=self.conversation.history)
+        events = self.twin.ask_events(question, where=where, history=self.conversation.history, user=self.user)
         return self._remembering(events, question, where=where)
 
     def write(self, topic: str, *, kind: str = "post", words: int = 400) -> Iterator[Event]:
@@ -248,6 +249,7 @@ class Chat:
                 yield event
 
     def _kept(self, question: str, answer: Answer, **about: Any) -> Done:
+        question = self.twin.guards.without_secrets(question)
         try:
             exchange = self.twin.conversations.record(
                 question, answer, conversation_id=self.conversation_id, user=self.user, **about
@@ -569,9 +571,14 @@ class Twin:
             (own if made.document.id in documents else others).update(keys)
         return own - others
 
-    def _quoting(self) -> dict[str, Conversations | FeedbackLog | Batches]:
+    def _quoting(self) -> dict[str, Conversations | FeedbackLog | Batches | AnswerCache]:
         """What keeps answers, which quote documents, by what it counts."""
-        return {"exchanges": self.conversations, "feedback": self.feedback, "batches": self.batches}
+        return {
+            "exchanges": self.conversations,
+            "feedback": self.feedback,
+            "batches": self.batches,
+            "cache": self.cache,
+        }
 
     def _forget_mentions(self, mentions: Mentions) -> None:
         for part in self._quoting().values():
@@ -692,11 +699,16 @@ class Twin:
             query, parts=self._inference(), k=k or self.settings.search.k, where=where, method=method
         )
 
-    def ask(self, question: str, *, where: Filter = Filter(), history: Sequence[Message] = ()) -> Answer:
-        """Answer from the author's writing, with citations; abstain where the writing does not cover the question."""
+    def ask(
+        self, question: str, *, where: Filter = Filter(), history: Sequence[Message] = (), user: str = "local"
+    ) -> Answer:
+        """Answer from the author's writing, with citations; abstain where the writing does not cover the question.
+
+        `user` is whose question it is: answers that the cache remembers are told to nobody else.
+        """
         from llm_twin.inference import pipeline as inference
 
-        return inference.answer_of(self.ask_events(question, where=where, history=history))
+        return inference.answer_of(self.ask_events(question, where=where, history=history, user=user))
 
     def ask_events(
         self,
@@ -704,11 +716,12 @@ class Twin:
         *,
         where: Filter = Filter(),
         history: Sequence[Message] = (),
+        user: str = "local",
     ) -> Iterator[Event]:
         """The same as it happens: what was understood, the passages, the text piece by piece, the whole answer."""
         from llm_twin.inference import pipeline as inference
 
-        return inference.answer(question, parts=self._inference(), where=where, history=history)
+        return inference.answer(question, parts=self._inference(user), where=where, history=history)
 
     def write(self, topic: str, *, kind: str = "post", words: int = 400) -> Answer:
         """A draft in the author's voice, grounded in what they wrote. Raises `ModelMissing` without a model."""
@@ -783,7 +796,7 @@ class Twin:
         from llm_twin.inference import batch
 
         asking = batch.Asking(
-            ask=lambda question, where, _user: self.ask(question, where=where),
+            ask=lambda question, where, user: self.ask(question, where=where, user=user),
             where=self.filter,
             alone=lambda batch_id: self.workspace.alone(f"batch-{batch_id}"),
             known=self._known_documents,
@@ -1032,9 +1045,27 @@ class Twin:
 
         return inference.Remembering(self.embedder)
 
-    def _inference(self) -> Any:
+    @_part
+    def cache(self) -> AnswerCache:
+        """Answers to repeated questions; asked only where the setting `cache.enabled` says so."""
         from llm_twin.inference import pipeline as inference
 
+        chosen = self.settings.cache
+        return inference.AnswerCache(
+            self._remembering, similarity=chosen.similarity, entries=chosen.entries, max_age_s=chosen.max_age_s
+        )
+
+    @_part
+    def _settings_of_answers(self) -> str:
+        """Changes with every setting; more than decide an answer, so that none is overlooked."""
+        return fingerprint(repr(self.settings))
+
+    def _inference(self, user: str = "local") -> Any:
+        from llm_twin.inference import pipeline as inference
+
+        repeats = (
+            inference.Repeats(self.cache, user, self._settings_of_answers) if self.settings.cache.enabled else None
+        )
         return inference.Parts(
             index=self.index,
             embedder=self._remembering,
@@ -1050,6 +1081,7 @@ class Twin:
             max_tokens=self.settings.ask.max_tokens,
             temperature=self.settings.ask.temperature,
             guards=self.guards,
+            repeats=repeats,
         )
 
     def _features(self, progress: ports.Progress) -> Any:

@@ -287,6 +287,10 @@ class Guardrails:
                 found += [_finding(rail, concern, "question") for concern in rail.guard.look(question)]
         return question, tuple(dict.fromkeys(found))
 
+    def without_secrets(self, text: str) -> str:
+        """A text as it may be kept: without the secrets that are taken out of questions."""
+        return self._without_secrets(text)[0]
+
     def _without_secrets(self, text: str) -> tuple[str, list[GuardFinding]]:
         concerns = [
             (rail, concern)

@@ -23,6 +23,7 @@ from llm_twin.core.ports import (
     VectorIndex,
     Warehouse,
 )
+from llm_twin.core.prompts import ANSWER, version
 from llm_twin.core.records import (
     Answer,
     Author,
@@ -40,6 +41,7 @@ from llm_twin.core.records import (
     Withdrawn,
 )
 from llm_twin.core.text import prose, words
+from llm_twin.inference.cache import AnswerCache, Repeats, stands_alone
 from llm_twin.inference.chat import Conversation, standalone
 from llm_twin.inference.context import assemble
 from llm_twin.inference.evidence import Evidence, weigh
@@ -70,10 +72,12 @@ from llm_twin.inference.understand import (
 
 __all__ = [
     "PERSONAL_KINDS",
+    "AnswerCache",
     "Conversation",
     "Guardrails",
     "Parts",
     "Remembering",
+    "Repeats",
     "answer",
     "answer_of",
     "guardrails",
@@ -96,7 +100,7 @@ class Parts:
     """Everything an answer is made with. Numbers are those of the settings `search` and `ask`.
 
     `passages` is how many hits the context is assembled from, `context_tokens` how long it may be by the embedder's
-    count, `max_tokens` how long a generated answer may be.
+    count, `max_tokens` how long a generated answer may be. `repeats` remembers the answers of one user.
     """
 
     index: VectorIndex
@@ -113,6 +117,7 @@ class Parts:
     max_tokens: int = 800
     temperature: float = 0.3
     guards: Guardrails = field(default_factory=Guardrails)
+    repeats: Repeats | None = None
 
     @property
     def retriever(self) -> Retriever:
@@ -173,6 +178,7 @@ def messages_for(exchange: Exchange, history: Sequence[Message], *, parts: Parts
     from llm_twin.inference.generate import messages_for as compose
 
     passages, _ = parts.guards.of_passages(exchange.answer.passages)
+    history, _ = parts.guards.of_history(history)
     author = passages[0].document.author
     messages, _ = compose(
         exchange.answer.read_as or exchange.question,
@@ -214,10 +220,46 @@ def _answer(
             yield Understood(question)
             answered = yield from _refused(guarded)
         else:
-            answered = yield from _asked(question, guarded, parts, where, history, now, clock, root)
+            answered = yield from _remembered(question, guarded, parts, where, history, now, clock, root)
         root.set(answer=answered.mode, guarded=len(answered.guarded))
         answered = replace(answered, trace_id=root.trace_id)
     yield Done(replace(answered, timings_ms=clock.timings_ms))
+
+
+def _remembered(
+    question: str,
+    guarded: tuple[GuardFinding, ...],
+    parts: Parts,
+    where: Filter,
+    history: Sequence[Message],
+    now: datetime,
+    clock: _Clock,
+    root: ActiveSpan,
+) -> Generator[Event, None, Answer]:
+    """The answer that was given before to the same question, under the same conditions; else a new one, to remember.
+
+    A question that leans on the conversation, or over which a guard found anything, is always answered anew. So is one
+    whose answer was no full one: an abstention, or quotations because the model failed.
+    """
+    if parts.repeats is None or guarded or (history and not stands_alone(question)):
+        return (yield from _asked(question, guarded, parts, where, history, now, clock, root))
+    info = parts.index.info()
+    generation = info.digest if info else ""
+    model = parts.model.name if parts.model else None
+    about = (version(ANSWER), model, where, now.date())
+    with clock.span("cache") as span:
+        again = parts.repeats.find(question, generation=generation, about=about)
+        span.set(found=(again.cached or "") if again else "")
+    if again:
+        root.set(cached=again.cached or "")
+        yield Understood(question, where, again.notes)
+        yield Passages(again.passages)
+        yield TextDelta(again.text)
+        return again
+    answered = yield from _asked(question, guarded, parts, where, history, now, clock, root)
+    if not history and not answered.guarded and answered.mode == ("generated" if parts.model else "extractive"):
+        parts.repeats.keep(question, answered, generation=generation, about=about)
+    return answered
 
 
 def _asked(
