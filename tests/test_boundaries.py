@@ -15,6 +15,7 @@ STAGES = {"collect", "features", "training", "inference", "evaluation", "ops"}
 WIRING = {"twin", "settings", "catalog", "workspace", "llm"}
 DOORS = {"cli", "server"}
 CORE_FOR_DOORS = {"llm_twin.core.records", "llm_twin.core.errors"}
+DOORS_THAT_START_DOORS = {("llm_twin.cli.serve", "llm_twin.server.run"), ("llm_twin.cli.mcp", "llm_twin.server.mcp")}
 VENDORS = {
     "sqlalchemy", "psycopg", "pymongo", "qdrant_client", "qdrant_edge", "openvino", "openvino_genai", "tokenizers", "openai",
     "opentelemetry", "mlflow", "sagemaker", "zenml", "huggingface_hub", "safetensors", "playwright", "selenium",
@@ -65,7 +66,7 @@ def _allowed(importer: str, imported: str) -> bool:
         return imported_area in {"core", *WIRING} or (imported_area in STAGES and imported.count(".") == 2)
     if importer_area in WIRING:
         return imported_area == "core" or imported_area in WIRING - {"twin"}
-    if (importer, imported) == ("llm_twin.cli.serve", "llm_twin.server.run"):  # one door starts the other
+    if (importer, imported) in DOORS_THAT_START_DOORS:
         return True
     if importer_area in DOORS:
         return imported in CORE_FOR_DOORS or imported_area in {importer_area, "twin", "settings", "llm"}

@@ -282,6 +282,8 @@ class ServerSettings(_Section):
     """Answers, drafts and feedback that one key may ask for in a minute."""
     reads_per_minute: int = Field(default=600, ge=1)
     """Other requests that one key may send in a minute."""
+    sources_in_text: bool = True
+    """Whether texts for clients of OpenAI's protocol end with their sources and notes, where a request says nothing."""
     max_body_bytes: int = Field(default=10_000_000, ge=1000)
     """Most bytes of a request, such as a batch of questions."""
     body_timeout_s: float = Field(default=30.0, gt=0)

@@ -213,6 +213,17 @@ class KindOfSource:
     options: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a language model is to write one answer, where that differs from the settings `ask`.
+
+    `max_tokens` can only lower what the setting allows, and bounds no draft: that has its length in words.
+    """
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+
 class Chat:
     """A conversation: remembers what was said, so that a follow-up question can be understood, and keeps it.
 
@@ -230,14 +241,18 @@ class Chat:
         history = twin.conversations.history(conversation_id, user=user) if conversation_id else ()
         self.conversation = inference.Conversation.of(history)
 
-    def ask(self, question: str, *, where: Filter = Filter()) -> Iterator[Event]:
+    def ask(self, question: str, *, where: Filter = Filter(), sampling: Sampling = Sampling()) -> Iterator[Event]:
         """Answer a question in the light of what was said before; `Done` tells how the exchange was kept."""
-        events = self.twin.ask_events(question, where=where, history=self.conversation.history, user=self.user)
+        history = self.conversation.history
+        events = self.twin.ask_events(question, where=where, history=history, user=self.user, sampling=sampling)
         return self._remembering(events, question, where=where)
 
-    def write(self, topic: str, *, kind: str = "post", words: int = 400) -> Iterator[Event]:
+    def write(
+        self, topic: str, *, kind: str = "post", words: int = 400, sampling: Sampling = Sampling()
+    ) -> Iterator[Event]:
         """A draft, kept as an exchange like any other. Raises `ModelMissing` without a model."""
-        return self._remembering(self.twin.write_events(topic, kind=kind, words=words), topic, kind="write")
+        events = self.twin.write_events(topic, kind=kind, words=words, sampling=sampling)
+        return self._remembering(events, topic, kind="write")
 
     def _remembering(self, events: Iterator[Event], question: str, **about: Any) -> Iterator[Event]:
         with closing(cast("Any", events)):  # who leaves early stops the model, too
@@ -717,11 +732,12 @@ class Twin:
         where: Filter = Filter(),
         history: Sequence[Message] = (),
         user: str = "local",
+        sampling: Sampling = Sampling(),
     ) -> Iterator[Event]:
         """The same as it happens: what was understood, the passages, the text piece by piece, the whole answer."""
         from llm_twin.inference import pipeline as inference
 
-        return inference.answer(question, parts=self._inference(user), where=where, history=history)
+        return inference.answer(question, parts=self._inference(user, sampling), where=where, history=history)
 
     def write(self, topic: str, *, kind: str = "post", words: int = 400) -> Answer:
         """A draft in the author's voice, grounded in what they wrote. Raises `ModelMissing` without a model."""
@@ -729,11 +745,13 @@ class Twin:
 
         return inference.answer_of(self.write_events(topic, kind=kind, words=words))
 
-    def write_events(self, topic: str, *, kind: str = "post", words: int = 400) -> Iterator[Event]:
+    def write_events(
+        self, topic: str, *, kind: str = "post", words: int = 400, sampling: Sampling = Sampling()
+    ) -> Iterator[Event]:
         """The same as it happens."""
         from llm_twin.inference import pipeline as inference
 
-        return inference.write(topic, kind=kind, words=words, parts=self._inference())
+        return inference.write(topic, kind=kind, words=words, parts=self._inference(sampling=sampling))
 
     def chat(self, conversation_id: str | None = None, *, user: str = "local", keep: bool | None = None) -> Chat:
         """A conversation in which follow-up questions are understood: a new one, or the kept one of that id.
@@ -1060,12 +1078,12 @@ class Twin:
         """Changes with every setting; more than decide an answer, so that none is overlooked."""
         return fingerprint(repr(self.settings))
 
-    def _inference(self, user: str = "local") -> Any:
+    def _inference(self, user: str = "local", sampling: Sampling = Sampling()) -> Any:
         from llm_twin.inference import pipeline as inference
 
-        repeats = (
-            inference.Repeats(self.cache, user, self._settings_of_answers) if self.settings.cache.enabled else None
-        )
+        chosen = self.settings.ask
+        conditions = fingerprint(self._settings_of_answers, sampling)
+        repeats = inference.Repeats(self.cache, user, conditions) if self.settings.cache.enabled else None
         return inference.Parts(
             index=self.index,
             embedder=self._remembering,
@@ -1076,10 +1094,10 @@ class Twin:
             tracer=self.tracer,
             authors=self._authors(),
             candidates=self.settings.search.candidates,
-            passages=self.settings.ask.passages,
-            context_tokens=self.settings.ask.context_tokens,
-            max_tokens=self.settings.ask.max_tokens,
-            temperature=self.settings.ask.temperature,
+            passages=chosen.passages,
+            context_tokens=chosen.context_tokens,
+            max_tokens=min(chosen.max_tokens, sampling.max_tokens or chosen.max_tokens),
+            temperature=chosen.temperature if sampling.temperature is None else sampling.temperature,
             guards=self.guards,
             repeats=repeats,
         )

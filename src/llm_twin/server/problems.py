@@ -2,12 +2,15 @@
 
 `type` is `urn:llm-twin:` and the name of the error, `detail` the message of the error itself: what was wrong, the
 value, what to do next. What is no error of ours is a 500 that tells nothing of the inside.
+
+Under the paths of OpenAI's protocol the same errors come in the shape its clients know.
 """
 
 from __future__ import annotations
 
 import http
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -34,6 +37,9 @@ _log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
+OPENAI_PATHS = re.compile(r"/v1/(chat/completions|models)(/.*)?")
+"""Where errors are told as OpenAI tells them."""
+
 # The first line whose error fits; a leaf of the tree stands before what it grows from.
 _STATUS: tuple[tuple[type[TwinError], int, str], ...] = (
     (ConfigError, 400, "Bad request"),
@@ -59,6 +65,18 @@ class Refused(HTTPException):
         self.problem = Problem(name, title, status, detail)
 
 
+# Codes that OpenAI's clients look for; the others are our own names.
+_OPENAI_CODES = {
+    "KeyMissing": "invalid_api_key",
+    "KeyWrong": "invalid_api_key",
+    "ScopeMissing": "insufficient_permissions",
+    "TooBusy": "rate_limit_exceeded",
+    "TooMany": "rate_limit_exceeded",
+    "ValidationError": "invalid_value",
+}
+_WORTH_ANOTHER_TRY = frozenset({408, 429, 503})
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One error as RFC 9457 describes it; `name` ends the `type`."""
@@ -78,6 +96,17 @@ class Problem:
             "detail": self.detail,
         }
         return {**body, "errors": list(self.errors)} if self.errors else body
+
+    def as_openai(self) -> dict[str, Any]:
+        """The same as OpenAI's API words it; `param` is what of the request it is about."""
+        kinds = {429: "rate_limit_error"}
+        kind = kinds.get(self.status) or ("server_error" if self.status >= 500 else "invalid_request_error")
+        message, param = self.detail, None
+        if self.errors:
+            param = self.errors[0]["at"].removeprefix("body.")
+            message = f"{param}: {self.errors[0]['message']}; change it or leave it out"
+        code = _OPENAI_CODES.get(self.name) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.name).lower()
+        return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def problem_of(error: BaseException) -> Problem:
@@ -99,9 +128,15 @@ def problem_of(error: BaseException) -> Problem:
     )
 
 
-def response(problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """A problem as a response."""
-    return JSONResponse(problem.as_json(), problem.status, dict(headers or {}), media_type=MEDIA_TYPE)
+def response(problem: Problem, headers: Mapping[str, str] | None = None, *, path: str) -> JSONResponse:
+    """A problem as the response to a request for `path`."""
+    if not OPENAI_PATHS.fullmatch(path):
+        return JSONResponse(problem.as_json(), problem.status, dict(headers or {}), media_type=MEDIA_TYPE)
+    # OpenAI's clients repeat whatever fails with a 409 or a 5xx, unless they are told not to: what took too long once
+    # would take three times as long.
+    again = "true" if problem.status in _WORTH_ANOTHER_TRY else "false"
+    status = 400 if problem.status == 422 else problem.status
+    return JSONResponse(problem.as_openai(), status, {**(headers or {}), "x-should-retry": again})
 
 
 def install(app: FastAPI) -> None:
@@ -136,23 +171,30 @@ class _Mistakes:
         except Exception as error:
             if begun or scope["type"] != "http":
                 raise
-            await response(problem_of(error))(scope, receive, send)
+            await response(problem_of(error), path=scope["path"])(scope, receive, send)
 
 
-async def _told(_: Request, error: Exception) -> JSONResponse:
-    return response(problem_of(error), error.headers if isinstance(error, Refused) else None)
+async def _told(request: Request, error: Exception) -> JSONResponse:
+    headers = error.headers if isinstance(error, Refused) else None
+    return response(problem_of(error), headers, path=request.url.path)
 
 
-async def _invalid(_: Request, error: Exception) -> JSONResponse:
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
     found = cast("RequestValidationError", error).errors()
-    errors = tuple({"at": ".".join(str(part) for part in each["loc"]), "message": str(each["msg"])} for each in found)
+    errors = tuple({"at": ".".join(str(part) for part in each["loc"]), "message": _said(each)} for each in found)
     first = errors[0] if errors else {"at": "body", "message": "is not valid"}
     detail = f"{first['at']} is not valid: {first['message']}; /openapi.json describes every request"
-    return response(Problem("ValidationError", "The request is not valid", 422, detail, errors))
+    problem = Problem("ValidationError", "The request is not valid", 422, detail, errors)
+    return response(problem, path=request.url.path)
 
 
-async def _http(_: Request, error: Exception) -> JSONResponse:
+def _said(found: Mapping[str, Any]) -> str:
+    return str(found["msg"]).removeprefix("Value error, ")
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
     said = cast("HTTPException", error)
     title = http.HTTPStatus(said.status_code).phrase
     detail = f"{said.detail}; /openapi.json lists what there is" if said.status_code == 404 else str(said.detail)
-    return response(Problem(title.replace(" ", ""), title, said.status_code, detail), said.headers)
+    problem = Problem(title.replace(" ", ""), title, said.status_code, detail)
+    return response(problem, said.headers, path=request.url.path)

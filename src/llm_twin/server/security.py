@@ -209,7 +209,8 @@ class Door:
             if status:  # too late to say so: the reply has begun
                 raise
             self.metrics.refused(refused.problem.name)
-            await response(problem_of(refused), refused.headers)(scope, receive, sending)
+            told = response(problem_of(refused), refused.headers, path=scope["path"])
+            await told(scope, receive, sending)
         finally:
             spent_ms = (time.perf_counter() - started) * 1000
             path = _shown(scope, questions=self.limits.log_questions)

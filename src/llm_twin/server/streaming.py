@@ -313,7 +313,7 @@ async def begun(events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
 
 async def _encoded(events: AsyncGenerator[tuple[str, Any], None]) -> AsyncIterator[bytes]:
     try:
-        async for told in _with_pauses(events, PING_S):
+        async for told in with_pauses(events, PING_S):
             yield KEEPALIVE_COMMENT if told is None else _event(*told)
     except Exception as error:
         yield _event("error", problem_of(error).as_json())
@@ -323,7 +323,7 @@ def _event(name: str, data: Any) -> bytes:
     return format_sse_event(event=name, data_str=json.dumps(data, ensure_ascii=False))
 
 
-async def _with_pauses(items: AsyncGenerator[T, None], every_s: float) -> AsyncGenerator[T | None, None]:
+async def with_pauses(items: AsyncGenerator[T, None], every_s: float) -> AsyncGenerator[T | None, None]:
     """The items, and None for every `every_s` seconds in which none came."""
     async with aclosing(items):
         coming = asyncio.ensure_future(anext(items, None))
