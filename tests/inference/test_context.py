@@ -5,8 +5,9 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_twin.core.records import Hit
+from llm_twin.core.records import Answer, Hit
 from llm_twin.inference.context import assemble
+from llm_twin.inference.guardrails import as_published
 from small_parts import article, chunks_of
 
 POST = article("post", "Alpha one is first.\n\nBeta two follows it.\n\nGamma three ends it.", title="Greek")
@@ -27,12 +28,7 @@ def hits_of(*picked) -> list[Hit]:
 
 def passages(hits, *, budget=100, documents=(POST, OTHER)):
     texts = {document.id: document.text for document in documents}
-    return assemble(
-        hits,
-        budget_tokens=budget,
-        count=words,
-        texts=lambda ids: {id_: texts[id_] for id_ in ids if id_ in texts},
-    )
+    return assemble(hits, budget_tokens=budget, count=words, texts=texts)
 
 
 def test_neighbours_of_a_document_become_one_passage_with_exact_offsets():
@@ -84,9 +80,32 @@ def test_words_that_moved_within_their_document_are_found_again():
     assert edited.text[moved.start : moved.end] == moved.text
 
 
-def test_words_that_are_no_longer_in_their_document_are_left_out():
+def test_words_that_are_no_longer_in_their_document_stand_as_the_index_knows_them_and_are_called_outdated():
+    edited = article("post", POST.text.replace("Beta two", "Epsilon five"), title="Greek")
+    changed, kept = passages(hits_of((POST, 1), (POST, 2)), documents=(edited,))
+    assert (changed.text, changed.outdated) == ("Beta two follows it.", True)
+    assert POST.text[changed.start : changed.end] == changed.text
+    assert (kept.text, kept.outdated) == ("Gamma three ends it.", False)
+    assert edited.text[kept.start : kept.end] == kept.text
+    assert changed.cite(0, 8).outdated
+    assert not kept.cite(0, 5).outdated
+
+
+def test_outdated_neighbours_stay_apart_because_what_stood_between_them_is_not_known():
     edited = article("post", "Everything was rewritten.", title="Greek")
-    assert passages(hits_of((POST, 1)), documents=(edited,)) == []
+    kept = passages(hits_of((POST, 0), (POST, 1)), documents=(edited,))
+    assert [passage.text for passage in kept] == ["Alpha one is first.", "Beta two follows it."]
+
+
+def test_a_quote_of_the_version_before_is_not_looked_up_in_the_later_one_at_the_same_place():
+    edited = article("post", "Gamma three ends it.\n\nEverything else was rewritten.", title="Greek")
+    moved, outdated = passages(hits_of((POST, 2), (POST, 0)), documents=(edited,))
+    assert (moved.start, outdated.start, outdated.outdated) == (0, 0, True)
+    cited = Answer("", "extractive", citations=(outdated.cite(0, 9),), passages=(moved, outdated))
+    assert as_published(cited, [moved, outdated]) == cited
+
+
+def test_a_document_that_is_gone_is_no_passage():
     assert passages(hits_of((POST, 1)), documents=()) == []
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -15,8 +16,10 @@ from llm_twin.core.errors import ConfigError, ModelError, ModelMissing, NotFound
 from llm_twin.core.records import (
     Author,
     Delta,
+    DocumentFeatures,
     Done,
     Filter,
+    ItemState,
     Message,
     Passages,
     TextDelta,
@@ -26,7 +29,7 @@ from llm_twin.core.records import (
 )
 from llm_twin.inference.pipeline import Parts, answer, answer_of, search, typed_filter, write
 from llm_twin.inference.rerank import MaxSimReranker
-from small_parts import WordEmbedder, article, indexed
+from small_parts import WordEmbedder, article, chunks_of, indexed
 
 NOW = datetime(2024, 5, 15, tzinfo=UTC)
 ADA = Author("Ada Example", aliases=("ada",))
@@ -243,6 +246,47 @@ def test_a_question_longer_than_the_window_is_answered_with_a_note(stored):
     given = ask(parts_of(stored), ORMS + " Do mappers hide the query?" * 15)
     assert given.mode == "extractive"
     assert given.notes == ("The question is long: its meaning was compared by its beginning, its words in full.",)
+
+
+# --- while the index is behind the warehouse ------------------------------------------------------------------------
+
+
+def test_what_was_edited_since_it_was_indexed_is_quoted_as_it_was_and_said_to_be(tmp_path):
+    store, index = indexed(POSTS, tmp_path)
+    edited = replace(POSTS[0], text=POSTS[0].text.replace("hide the query you pay for", "lay the query bare"))
+    store.save_features([DocumentFeatures(edited, "later", chunks_of(edited))])
+    given = ask(parts_of((store, index)), ORMS)
+    assert given.mode == "extractive"
+    assert given.text.startswith("Object-relational mappers hide the query you pay for.")
+    assert [citation.outdated for citation in given.citations] == [True]
+    assert POSTS[0].text[given.citations[0].start : given.citations[0].end] == given.citations[0].quote
+    assert given.notes == (
+        "“Against object-relational mappers” has changed since it was indexed, and is quoted as it was; the next sync "
+        "brings the index up.",
+    )
+
+
+def test_what_was_only_moved_by_an_edit_is_quoted_at_its_new_place(tmp_path):
+    store, index = indexed(POSTS, tmp_path)
+    edited = replace(POSTS[0], text="A word before.\n\n" + POSTS[0].text)
+    store.save_features([DocumentFeatures(edited, "later", chunks_of(edited))])
+    (citation,) = ask(parts_of((store, index)), ORMS).citations
+    assert not citation.outdated
+    assert edited.text[citation.start : citation.end] == citation.quote
+
+
+def test_nothing_of_a_removed_document_is_shown_and_it_takes_no_place_from_what_is_left(tmp_path):
+    # 130 paragraphs, all nearer to the question than the post that is left: more than one search looks at.
+    crowd = "\n\n".join(f"Object-relational mappers hide the query number {number}." for number in range(130))
+    store, index = indexed([*POSTS, article("crowd", crowd, title="Mappers hide the query")], tmp_path)
+    parts = parts_of((store, index), candidates=10)
+    assert {hit.document.id for hit in search(ORMS, parts=parts, k=20, where=Filter())} == {"crowd"}
+    store.save([(ItemState("posts", "crowd", "removed"), None)])
+    given = ask(parts, ORMS)
+    assert given.citations[0].title == "Against object-relational mappers"
+    assert "crowd" not in given.document_ids
+    assert search(ORMS, parts=parts, k=3, where=Filter())[0].document.id == "orm"
+    assert index.count(Filter(document_ids=("crowd",))) == 130
 
 
 # --- with a model ---------------------------------------------------------------------------------------------------

@@ -374,7 +374,10 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A stretch of one document offered as evidence: one hit, or neighbouring hits merged. `number` is cited as [n]."""
+    """A stretch of one document offered as evidence: one hit, or neighbouring hits merged. `number` is cited as [n].
+
+    `outdated`: its words stand in the index and no more in the document, which has changed since it was indexed.
+    """
 
     number: int
     document: DocumentHeader
@@ -384,6 +387,7 @@ class Passage:
     score: float
     heading_path: tuple[str, ...] = ()
     chunk_ids: tuple[str, ...] = ()
+    outdated: bool = False
 
     def cite(self, start: int, end: int, *, number: int | None = None) -> Citation:
         """A citation of `text[start:end]`, as `number` or under the passage's own."""
@@ -397,12 +401,16 @@ class Passage:
             url=self.document.url,
             published_at=self.document.published_at,
             heading_path=self.heading_path,
+            outdated=self.outdated,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A verbatim quote: `quote == document.text[start:end]` of the cleaned document."""
+    """A verbatim quote: `quote == document.text[start:end]` of the cleaned document as it was when it was cited.
+
+    Where it is `outdated`, the document had already been replaced by a later version, which does not say this.
+    """
 
     number: int
     document_id: str
@@ -413,6 +421,7 @@ class Citation:
     url: str | None = None
     published_at: datetime | None = None
     heading_path: tuple[str, ...] = ()
+    outdated: bool = False
 
 
 # --- talking to a model ---------------------------------------------------------------------------------------------

@@ -7,7 +7,9 @@
     publish    bring a copy of the live generation to the selected state, then flip
 
 Every stage of it compares what should be with what is, and does the difference. So an unchanged workspace costs one
-comparison, a killed run is completed by the next one, and nothing is ever done to what readers are reading.
+comparison, a killed run is completed by the next one, and nothing is ever done to what readers are reading: an answer
+takes the words of a chunk from the generation that found it. The features of a document may be ahead of that generation
+until the next one is published; the answer then says that it quotes an earlier version.
 """
 
 from __future__ import annotations
@@ -91,9 +93,8 @@ class _Selected:
 
 def build(parts: Parts, *, rebuild: bool = False) -> FeaturesReport:
     """Bring features and index up to the warehouse. `rebuild` makes a new generation from nothing but the store."""
-    state = _state(parts)
     live = None if rebuild else parts.index.info()
-    if live is not None and live.digest == state:
+    if live is not None and live.digest == _state(parts):
         return FeaturesReport(index=live)
     account = RunReport()
     with parts.tracer.span("features.refresh") as span:
@@ -110,16 +111,20 @@ def build(parts: Parts, *, rebuild: bool = False) -> FeaturesReport:
     with parts.tracer.span("features.profile"):
         _profile(parts)
     with parts.tracer.span("features.publish") as span:
-        info = _publish(parts, selected, live=live, state=state)
+        info = _publish(parts, selected, live=live, state=_state(parts))
         span.set(chunks=info.count, generation=info.generation)
     parts.warehouse.forget_embeddings(parts.warehouse.embedding_keys() - texts.keys())
     return FeaturesReport(info, processed, embedded, left_out, account)
 
 
 def _state(parts: Parts) -> str:
-    """Covers everything the index is made from: equal states make equal generations."""
+    """Covers everything the index is made from: equal states make equal generations.
+
+    The features are part of it: those of a run that was killed may be of documents that have changed back since.
+    """
     return fingerprint(
         sorted(parts.warehouse.document_hashes().items()),
+        sorted(parts.warehouse.feature_fingerprints().items()),
         [step.fingerprint for step in _steps({})],
         parts.chunker.fingerprint,
         dedupe.VERSION,

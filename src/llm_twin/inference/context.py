@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llm_twin.core.records import DocumentHeader, Hit, Passage
@@ -20,17 +20,16 @@ def assemble(
     *,
     budget_tokens: int,
     count: Callable[[str], int],
-    texts: Callable[[Collection[str]], Mapping[str, str]],
+    texts: Mapping[str, str],
 ) -> list[Passage]:
     """Passages from hits, best first and numbered from 1, together at most `budget_tokens` as `count` counts them.
 
-    Hits that stand next to each other in a document become one passage. `texts` gives the stored cleaned text of
-    documents: every passage stands in it word for word at its offsets, and a hit whose words are no longer there is
-    left out, because nothing could be cited from it. The best passage is cut after a sentence where it alone is too
-    long.
+    Hits that stand next to each other in a document become one passage. `texts` are the stored cleaned texts by
+    document: every passage stands in them word for word at its offsets, or is `outdated` and has the words and offsets
+    of the index, which knows its document as it was before. A document that is not among them is gone, and its hits
+    are left out. The best passage is cut after a sentence where it alone is too long.
     """
-    stored = texts({hit.chunk.document_id for hit in hits})
-    placed = [stretch for hit in hits if (stretch := _place(hit, stored.get(hit.chunk.document_id, "")))]
+    placed = [_place(hit, texts[hit.chunk.document_id]) for hit in hits if hit.chunk.document_id in texts]
     seen: list[frozenset[tuple[str, ...]]] = []
     passages: list[Passage] = []
     left = budget_tokens
@@ -38,8 +37,8 @@ def assemble(
     def fits(text: str) -> bool:
         return count(text) <= left
 
-    for stretch in _merged(placed, stored, fits=fits):
-        text = stored[stretch.document.id][stretch.start : stretch.end]
+    for stretch in _merged(placed, texts, fits=fits):
+        text = stretch.text
         words = _triples(text)
         if any(len(words & earlier) >= REPEATED * len(words) for earlier in seen):
             continue
@@ -61,6 +60,7 @@ def assemble(
                 score=stretch.score,
                 heading_path=stretch.heading_path,
                 chunk_ids=stretch.chunk_ids,
+                outdated=stretch.outdated,
             )
         )
     return passages
@@ -68,35 +68,37 @@ def assemble(
 
 @dataclass(frozen=True, slots=True)
 class _Stretch:
-    """A part of a stored text that hits cover."""
+    """A part of a document that hits cover; `outdated` when the stored text does not say it."""
 
     document: DocumentHeader
+    text: str
     start: int
-    end: int
     score: float
     heading_path: tuple[str, ...]
     chunk_ids: tuple[str, ...]
+    outdated: bool = False
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.text)
 
 
-def _place(hit: Hit, text: str) -> _Stretch | None:
-    """Where the hit's words stand in the stored text now; None when they are gone (its document was edited since)."""
+def _place(hit: Hit, text: str) -> _Stretch:
+    """Where the hit's words stand in the stored text now, or stood before its document was changed."""
     chunk = hit.chunk
     start = chunk.start if text[chunk.start : chunk.end] == chunk.text else text.find(chunk.text)
-    if start < 0 or not chunk.text:
-        return None
-    return _Stretch(hit.document, start, start + len(chunk.text), hit.score, chunk.heading_path, (chunk.id,))
+    found = _Stretch(hit.document, chunk.text, start, hit.score, chunk.heading_path, (chunk.id,))
+    return found if start >= 0 else replace(found, start=chunk.start, outdated=True)
 
 
-def _merged(
-    placed: Sequence[_Stretch], stored: Mapping[str, str], *, fits: Callable[[str], bool]
-) -> Iterator[_Stretch]:
+def _merged(placed: Sequence[_Stretch], texts: Mapping[str, str], *, fits: Callable[[str], bool]) -> Iterator[_Stretch]:
     """Neighbours joined as long as the whole fits; in the order of each one's best hit."""
     waiting = list(placed)
     while waiting:
         whole = waiting.pop(0)
         while neighbour := next((other for other in waiting if _adjacent(whole, other)), None):
-            joined = _join(whole, neighbour)
-            if not fits(stored[whole.document.id][joined.start : joined.end]):
+            joined = _join(whole, neighbour, texts[whole.document.id])
+            if not fits(joined.text):
                 break
             waiting.remove(neighbour)
             whole = joined
@@ -104,19 +106,18 @@ def _merged(
 
 
 def _adjacent(one: _Stretch, other: _Stretch) -> bool:
-    if one.document.id != other.document.id:
-        return False
+    if one.document.id != other.document.id or one.outdated or other.outdated:
+        return False  # what stood between outdated ones is not kept
     first, second = sorted((one, other), key=lambda stretch: stretch.start)
     return second.start - first.end <= GAP
 
 
-def _join(whole: _Stretch, neighbour: _Stretch) -> _Stretch:
+def _join(whole: _Stretch, neighbour: _Stretch, text: str) -> _Stretch:
     first, second = sorted((whole, neighbour), key=lambda stretch: stretch.start)
-    end = max(first.end, second.end)
     return replace(
         whole,
+        text=text[first.start : max(first.end, second.end)],
         start=first.start,
-        end=end,
         heading_path=first.heading_path,
         chunk_ids=(*first.chunk_ids, *second.chunk_ids),
     )

@@ -28,6 +28,7 @@ from llm_twin.core import prompts
 from llm_twin.core.ports import Embedder, Guard, PersonalFinder, Redactor, Tokenizer
 from llm_twin.core.records import (
     Answer,
+    Citation,
     Concern,
     Document,
     Embedding,
@@ -561,20 +562,24 @@ def as_published(answer: Answer, passages: Iterable[Passage]) -> Answer:
     def original(passage: Passage) -> Passage:
         return replace(originals.get(_key(passage), passage), number=passage.number)
 
+    def cites(citation: Citation, passage: Passage) -> bool:
+        there = (passage.document.id, passage.outdated) == (citation.document_id, citation.outdated)
+        return there and passage.start <= citation.start and citation.end <= passage.end
+
     shown = tuple(original(passage) for passage in answer.passages)
     cited = []
     for citation in answer.citations:
-        for passage in originals.values():
+        passage = next((each for each in originals.values() if cites(citation, each)), None)
+        if passage is not None:
             start, end = citation.start - passage.start, citation.end - passage.start
-            if passage.document.id == citation.document_id and start >= 0 and end <= len(passage.text):
-                citation = passage.cite(start, end, number=citation.number)
-                break
+            citation = passage.cite(start, end, number=citation.number)
         cited.append(citation)
     return replace(answer, passages=shown, citations=tuple(cited))
 
 
-def _key(passage: Passage) -> tuple[str, int, int]:
-    return passage.document.id, passage.start, passage.end
+def _key(passage: Passage) -> tuple[str, bool, int, int]:
+    # Two versions of a document have different offsets, and an answer may hold passages of both.
+    return passage.document.id, passage.outdated, passage.start, passage.end
 
 
 # --- one embedding for all ------------------------------------------------------------------------------------------

@@ -136,9 +136,9 @@ def search(query: str, *, parts: Parts, k: int, where: Filter, method: str = "re
     """
     with parts.tracer.span("search", method=method) as span:
         phrases = understand(query, now=_NEVER).phrases
-        hits = parts.retriever.retrieve([query], k=k, where=where, phrases=phrases, method=method, tracer=parts.tracer)
-        span.set(hits=len(hits))
-        return hits
+        found, _ = _ranked(query, parts, parts.tracer, k=k, where=where, phrases=phrases, method=method)
+        span.set(hits=len(found))
+        return [candidate.hit for candidate in found]
 
 
 def answer(
@@ -343,7 +343,13 @@ def _guarded_answer(
     if _blocked(of_answer):
         yield Withdrawn(notes(of_answer)[0])
         return (yield from _refused((*found, *of_answer)))
-    return replace(answered, guarded=(*found, *of_answer), notes=(*notes(found), *answered.notes, *notes(of_answer)))
+    told = (*notes(found), *answered.notes, *notes(of_answer), *_outdated_notes(answered))
+    return replace(answered, guarded=(*found, *of_answer), notes=told)
+
+
+def _outdated_notes(answered: Answer) -> Iterator[str]:
+    for title in dict.fromkeys(citation.title for citation in answered.citations if citation.outdated):
+        yield f"“{title}” has changed since it was indexed, and is quoted as it was; the next sync brings the index up."
 
 
 def _guard_passages(
@@ -400,9 +406,13 @@ def _tell(span: ActiveSpan, found: Sequence[GuardFinding]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Candidates, how strong their evidence is, under which filter they were found, and what the reader should know."""
+    """Candidates, how strong their evidence is, under which filter they were found, and what the reader should know.
+
+    `texts` are the stored cleaned texts of their documents, read once, so that one answer sees one version of each.
+    """
 
     candidates: Sequence[Candidate]
+    texts: Mapping[str, str]
     evidence: Evidence
     where: Filter
     notes: tuple[str, ...] = ()
@@ -443,12 +453,37 @@ def _find(understood: Understanding, explicit: Filter, parts: Parts, clock: _Clo
 
 
 def _search(understood: Understanding, where: Filter, parts: Parts, clock: _Clock) -> _Found:
-    retriever = parts.retriever
-    candidates = retriever.rank(
-        [understood.text], k=parts.passages, where=where, phrases=understood.phrases, tracer=clock
+    candidates, texts = _ranked(
+        understood.text, parts, clock, k=parts.passages, where=where, phrases=understood.phrases
     )
     evidence = weigh(understood.text, candidates, sparse=parts.sparse)
-    return _Found(candidates, evidence, where, tuple(_search_notes(understood, candidates, retriever)))
+    told = tuple(_search_notes(understood, candidates, parts.retriever))
+    return _Found(candidates, texts, evidence, where, told)
+
+
+def _ranked(
+    query: str,
+    parts: Parts,
+    tracer: Tracer,
+    *,
+    k: int,
+    where: Filter,
+    phrases: Sequence[str],
+    method: str = "reranked",
+) -> tuple[list[Candidate], Mapping[str, str]]:
+    """The `k` chunks that match best, of documents that are still there, and the stored texts of those documents.
+
+    What is removed leaves the warehouse at once and the index with the next generation. In between nothing of it is
+    shown, and none of its chunks takes the place of another: where they stand in the way, more are asked for.
+    """
+    depth = k
+    while True:
+        found = parts.retriever.rank([query], k=depth, where=where, phrases=phrases, method=method, tracer=tracer)
+        texts = parts.texts({candidate.hit.document.id for candidate in found})
+        there = [candidate for candidate in found if candidate.hit.document.id in texts]
+        if len(there) >= k or len(found) < depth:
+            return there[:k], texts
+        depth *= 4
 
 
 def _passages(found: _Found, parts: Parts, clock: _Clock) -> list[Passage]:
@@ -457,7 +492,7 @@ def _passages(found: _Found, parts: Parts, clock: _Clock) -> list[Passage]:
             [candidate.hit for candidate in found.candidates],
             budget_tokens=parts.context_tokens,
             count=parts.embedder.tokenizer.count,
-            texts=parts.texts,
+            texts=found.texts,
         )
         span.set(passages=len(passages))
     return passages
