@@ -77,7 +77,9 @@ async def _warming(app: FastAPI) -> AsyncIterator[None]:
         app.state.batch_worker.start()
 
     threading.Thread(target=warm_up, name="twin-warm-up", daemon=True).start()
+    watching = asyncio.create_task(app.state.metrics.watch_loop())
     yield
+    watching.cancel()
 
 
 def _serve_page(app: FastAPI) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -54,6 +55,10 @@ class Metrics:
         self._tokens = Counter("twin_tokens", "Tokens as the model's server counts them.", ["kind"], registry=registry)
         self._refused = Counter("twin_refused", "Requests the service turned down.", ["reason"], registry=registry)
         self._feedback = Counter("twin_feedback", "Feedback given through the service.", ["rating"], registry=registry)
+        self._lag_s = Histogram(
+            "twin_loop_lag_seconds", "How late the event loop was, looked at ten times a second.",
+            registry=registry, buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1),
+        )  # fmt: skip
         self._running = Gauge("twin_running", "Being made now.", ["what"], registry=registry)
         self._waiting = Gauge("twin_waiting", "Waiting for their turn.", ["what"], registry=registry)
 
@@ -86,6 +91,14 @@ class Metrics:
     def first_text(self, seconds: float) -> None:
         """The first text of an answer came after so many seconds."""
         self._first_text_s.observe(seconds)
+
+    async def watch_loop(self) -> None:
+        """Report how late the event loop is, for ever: whatever blocks it makes everybody wait."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + 0.1
+            await asyncio.sleep(0.1)
+            self._lag_s.observe(max(0.0, loop.time() - due))
 
     def refused(self, reason: str) -> None:
         """A request was turned down; `reason` is one of a few words of ours."""
