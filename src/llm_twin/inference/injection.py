@@ -44,10 +44,10 @@ _VECTOR_RIDGE, _SIGN_RIDGE = 0.3, 3.0
 """How strongly weights are drawn to where they start; figures are flat between a third and three times of it."""
 _USUAL_WEIGHT = 1.0
 _START: Mapping[str, float] = {
-    "override": 3.0, "drop_above": 3.0, "confession": 3.0, "lookalikes": 3.0, "invisible": 3.0, "encoded": 3.0,
-    "command": 2.5, "apart": 2.5, "de": 2.5, "fr": 2.5, "es": 2.5, "romance": 2.5, "north": 2.5, "cyrillic": 2.5,
-    "cjk": 2.5, "other_scripts": 2.5, "styled": 2.0, "fake_turn": 2.0, "to_machines": 2.0, "unbound": 2.0,
-    "extraction": 2.0, "obey_code": 2.0, "as_root": 2.0, "nothing_else": 1.5, "leetspeak": 1.5,
+    "override": 3.0, "drop_above": 3.0, "confession": 3.0, "addressed": 3.0, "lookalikes": 3.0, "invisible": 3.0,
+    "encoded": 3.0, "de": 3.0, "fr": 3.0, "es": 3.0, "romance": 3.0, "north": 3.0, "cyrillic": 3.0, "cjk": 3.0,
+    "other_scripts": 3.0, "command": 2.5, "apart": 2.5, "styled": 2.0, "fake_turn": 2.0, "drop_question": 2.0,
+    "unbound": 2.0, "extraction": 2.0, "obey_code": 2.0, "as_root": 2.0, "nothing_else": 1.5, "leetspeak": 1.5,
 }  # fmt: skip
 """Where the weights of signs start (log odds): few examples of each could not teach what a person knows of them."""
 _OVERLAP = 32
@@ -220,8 +220,8 @@ def _fitting(piece: str, tokenizer: Tokenizer) -> str:
 # --- in passages ----------------------------------------------------------------------------------------------------
 
 ORDER_SIGNS = frozenset({
-    "override", "drop_above", "void", "new_orders", "extraction", "authority", "to_machines", "unseen", "fake_turn",
-    "obey_code", "de", "fr", "es", "romance", "north", "cyrillic", "cjk", "other_scripts",
+    "override", "drop_above", "drop_question", "void", "new_orders", "extraction", "authority", "addressed", "unseen",
+    "fake_turn", "obey_code", "de", "fr", "es", "romance", "north", "cyrillic", "cjk", "other_scripts",
 })  # fmt: skip
 """Signs that are orders by themselves. The others only make an order worse: authors write "Output:" all the time."""
 _QUOTED = re.compile(

@@ -53,9 +53,11 @@ def unmasked(text: str) -> Unmasked:
     if (joined := _APART.sub(_joined, folded)) != folded:
         tricks.add("apart")
         folded = joined
-    if (spelled := _LEET.sub(_spelled, folded)) != folded:
+    swapped = sum(_spelled(match) != match[0] for match in _LEET.finditer(folded))
+    # One such word is a name ("mp4v", "n00b"), more of them are a way to write.
+    if swapped > 1:
         tricks.add("leetspeak")
-        folded = spelled
+        folded = _LEET.sub(_spelled, folded)
     hidden = [decoded for decoded in _decoded(folded[:_SCANNED]) if _WORDS.search(decoded)]
     if hidden:
         tricks.add("encoded")
@@ -208,9 +210,9 @@ _ORDERS = (
     r"training|moderation|citations rule|censorship|protocols?|configuration)\b"
 )
 _BEGINS = (
-    r"(?:^|[.!?:;,\n\"'“‘(\[{>*`—–-][ \t]*|\b(?:please|now|and|then|must|should|shall|just|also|you|kindly|instead|"
-    r"immediately|"
-    r"first|simply|will|can|okay|ok|so|but|actually|to)[ \t]+)"
+    r"(?:^|[.!?:;,\n\"'“‘(\[{>*`—–-][ \t]*|"
+    r"\b(?:please|now|and|then|just|also|kindly|instead|immediately|first|simply|okay|ok|so|but|actually|"
+    r"you (?:must|should|shall|will|can|may|have to|need to)|i (?:want|order|need|ask) you to)[ \t]+)"
 )
 _YOURS = (
     r"(?:your|ur|the (?:system|hidden|initial|original|secret|full|entire|whole|exact|complete|confidential|"
@@ -335,14 +337,33 @@ SIGNS: tuple[tuple[str, str], ...] = (
         r"disable|reveal|now|let|enabled|grant)",
     ),
     (
+        "addressed",
+        r"\b(?:dear|hello|hi|attention|important|notes? (?:to|for)|to (?:any|all|the|every)|messages? (?:for|to)|"
+        r"instructions? (?:for|to)|(?:p\.? ?s\.?,?|hint|reminder) (?:for|to)|if you are an?) "
+        r"(?:the |all |every |any |an? |you )*(?:automated |large |other )*"
+        r"(?:ai|llms?|language models?|chat ?bots?|assistants?|model|agents?|summari[sz]er|bots|crawlers?|gpts?)\b"
+        r"(?:[ \w,-]{0,40}[:,]|[ \w]{0,30}\b(?:reading|reads?|processing|summari[sz]ing|indexing|visiting|parsing))|"
+        r"\b(?:ai|llms?|language models?|chat ?bots?|assistants?|models?|agents?|summari[sz]ers?|bots?|"
+        r"crawlers?|readers?)"
+        r"(?: assistants?| agents?| readers?)? ?(?:that |who |which |indexing |you )?"
+        r"(?:(?:is |are )?(?:reading|reads?|process\w*|summari[sz]\w+|index\w*|retriev\w+|visit\w*|pars\w+|see|sees)) "
+        r"(?:this|the (?:page|text|document|e-?mail|message|passage|site))|"
+        r"\b(?:gpt|claude|gemini|copilot|chatgpt|llama|model|ai|assistant)\b[^.!?\n]{0,30}[,:] (?:please |"
+        r"you must |do not )?"
+        r"(?:ignore|disregard|insert|say|tell|answer|append|reveal|when you|recommend|respond|output|do not)",
+    ),
+    (
         "to_machines",
         r"\b(?:ai(?!-)|llms?|language models?|chat ?bots?|assistants?|gpts?|chatgpt|claude|gemini|copilot|crawlers?|"
-        r"summari[sz]ers?|reviewer bots?|agents?|models?)\b[^.!?\n]{0,50}\b(?:must|should|shall|please|reading|"
-        r"reads?|index\w+|process\w+|when|if|has to|have to|need to|summari[sz]\w+|do not|don't|disregard|ignore|"
-        r"instruction|tell|output|click|visit)\b[^\n]{0,120}|"
-        r"\b(?:dear|hello|attention|note to|to any|if you are an?|message (?:for|to)|instructions? (?:for|to)|"
-        r"p\.?s\.? for) (?:the |all |every |any |an? )*(?:ai|llms?|(?:large )?language models?|chat ?bots?|"
-        r"(?:ai )?assistants?|models?|agents?|automated|bots?|crawlers?)\b",
+        r"summari[sz]ers?|reviewer bots?|agents?|models?)\b[^.!?\n]{0,50}\b(?:must|should|shall|please|when|"
+        r"if|has to|have to|"
+        r"need to|do not|don't|disregard|ignore|instruction|tell|output|click|visit)\b",
+    ),
+    (
+        "drop_question",
+        r"\b(?:ignore|disregard|skip|drop|forget|instead of answering|do not answer|don't answer)[ \t]+"
+        r"(?:the |this |his |her |their |any |every )*(?:users?'?s? |readers?'?s? )?(?:questions?|requests?|"
+        r"query|queries)\b",
     ),
     (
         "unseen",
@@ -450,11 +471,12 @@ SIGNS: tuple[tuple[str, str], ...] = (
     ),
     (
         "fr",
-        r"\b(?:ignore[rz]?|oublie[rz]?|néglige[rz]?|contourne[rz]?|désobéis)\b[^.!?\n]{0,50}\b(?:instructions?|"
-        r"consignes?|règles?|directives?|tout|restrictions?)|\b(?:affiche|montre|révèle|donne|répète|"
-        r"imprime)[rz]?\b[^.!?\n]{0,50}\b(?:prompt|consignes|instructions|message système|configuration|au-dessus|"
-        r"ci-dessus)|sans (?:aucune |aucun )?(?:limites?|filtres?|restrictions?|règles?)|tu es (?:désormais|"
-        r"maintenant)",
+        r"\b(?:ignore[rz]?|oublie[rz]?|néglige[rz]?|contourne[rz]?|désobéis|passe outre)\b[^.!?\n]{0,20}"
+        r"\b(?:les|tes|vos|ces|toutes?|tous|tout|à|aux)\b[^.!?\n]{0,40}?"
+        r"(?:instructions?|consignes?|règles?|directives?|restrictions?|limites|ce qui précède)|"
+        r"\b(?:affiche|montre|révèle|donne|répète|imprime)[rz]?\b[^.!?\n]{0,50}\b(?:prompt|consignes|tes instructions|"
+        r"vos instructions|message système|ta configuration|au-dessus|ci-dessus)|"
+        r"sans (?:aucune |aucun )?(?:limites?|filtres?|restrictions?|règles?)|tu es (?:désormais|maintenant)",
     ),
     (
         "es",
