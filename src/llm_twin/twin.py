@@ -897,7 +897,7 @@ class Twin:
         from llm_twin.inference import pipeline as inference
 
         with suppress(TwinError):
-            parts = replace(self._inference(), tracer=catalog.part("tracer", "silent")(), model=None)
+            parts = replace(self._inference(), tracer=catalog.part("tracer", "silent")(), model=None, repeats=None)
             inference.answer_of(inference.answer("What do I write about?", parts=parts))
             getattr(self.model, "prepare", lambda: None)()  # what only some adapters can do ahead
 
