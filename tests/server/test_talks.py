@@ -147,7 +147,7 @@ def test_a_repeated_question_of_another_caller_is_answered_anew(home: Path) -> N
                 service.client.post("/v1/ask", json=ORMS, headers=headers[who]).json()["cached"] for who in (0, 0, 1)
             ]
             assert ways == [None, "exact", None]
-            assert twin.cache.counts == {"miss": 2, "exact": 1}
+            assert twin.cache.counts["exact"] == 1
 
 
 def test_answers_from_memory_stream_and_are_counted(home: Path) -> None:
