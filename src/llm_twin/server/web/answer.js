@@ -55,6 +55,7 @@ function nearest(quotes, before) {
 export function answerBody(answer, kind) {
   return [
     h("p", { class: "origin" }, origin(answer, kind)),
+    repeated(answer),
     findings(answer),
     unsupported(answer),
     answer.mode === "abstained" ? nearestPassages(answer) : sources(answer),
@@ -63,17 +64,37 @@ export function answerBody(answer, kind) {
 }
 
 /** Who speaks here, in plain words. @param {any} answer @param {"ask" | "write"} kind */
-function origin({ mode, model, citations }, kind) {
+function origin({ mode, model, citations, guarded }, kind) {
+  if (guarded?.some((/** @type {any} */ finding) => finding.action === "blocked" && finding.stage !== "passage")) return "A guard stopped this; see below why.";
   if (mode === "extractive") return `Quoted word for word from ${authorName()}; no language model wrote this.`;
   if (mode === "abstained") return "Nothing was answered, because the writing does not cover this.";
   const what = kind === "write" ? "Drafted" : "Written";
   return `${what} by ${model ?? "a language model"} in the voice of ${authorName()}, checked against ${plural(citations.length, "quote")}.`;
 }
 
-/** What the guards found. @param {any} answer */
+const GUARDED = /** @type {Record<string, string>} */ ({
+  "blocked question": "The question was not answered",
+  "blocked passage": "A passage was not used",
+  "blocked answer": "The answer was not shown",
+  "removed question": "Part of the question was left out",
+  "removed passage": "Part of a passage was kept from the model",
+  "removed answer": "Part of the answer was taken out",
+  "flagged question": "Something about the question was noticed",
+  "flagged passage": "Something in a passage was noticed",
+  "flagged answer": "Something in the answer was noticed",
+});
+
+/** What guards found and did. @param {any} answer */
 function findings({ guarded }) {
-  const found = (Array.isArray(guarded) ? guarded : guarded ? [guarded] : []).map((each) => (typeof each === "string" ? each : each.detail ?? each.reason ?? each.name)).filter(Boolean);
-  return found.length > 0 && h("ul", { class: "guarded" }, found.map((each) => h("li", {}, each)));
+  return guarded?.length > 0 && h("ul", { class: "guarded", "aria-label": "What the guards found" }, guarded.map((/** @type {any} */ finding) =>
+    h("li", {}, `${GUARDED[`${finding.action} ${finding.stage}`] ?? `${finding.action}, ${finding.stage}`}: ${finding.reason}. `,
+      finding.document_id && h("a", { href: `#/documents/${encodeURIComponent(finding.document_id)}` }, "the document"))));
+}
+
+/** Whether the answer was given before. @param {any} answer */
+function repeated({ cached }) {
+  if (!cached) return null;
+  return h("p", { class: "hint" }, cached === "exact" ? "This was asked before, and nothing changed since: it is the earlier answer." : "Nearly this was asked before, and nothing changed since: it is the earlier answer.");
 }
 
 /** @param {any} answer */

@@ -139,8 +139,8 @@ async function sent(method, path, key, body, signal) {
   return response;
 }
 
-/** @param {unknown} error @returns {never} */
-function lost(error) {
+/** The error for a service that was not reached; the page is told. @param {unknown} error @returns {never} */
+export function lost(error) {
   if (error instanceof DOMException && error.name === "AbortError") throw error;
   access.reached(false);
   throw new ServiceError(

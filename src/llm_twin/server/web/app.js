@@ -4,7 +4,7 @@
 //   #/documents  #/documents/ID?start=…&end=…             the list, and a document beside whatever was open
 //   #/coverage  #/traces  #/traces/ID  #/voice
 
-import { access } from "./api.js";
+import { access, lost } from "./api.js";
 import { switchColours } from "./colours.js";
 import { createDesk } from "./desk.js";
 import { askForKey, showShortcuts } from "./dialogs.js";
@@ -17,12 +17,14 @@ import { status, watchConnection } from "./status.js";
 /** @typedef {{view: string, id: string, query: URLSearchParams}} Route */
 /** @typedef {{title: string, show: (host: HTMLElement, route: Route) => Promise<void | (() => void)>}} View */
 
-/** Views that are fetched when they are first opened. @type {Record<string, () => Promise<View>>} */
+/** Views that are fetched when they are first opened. A browser remembers that a module could not be fetched, so the
+ * next try has an address of its own.
+ * @type {Record<string, (again: string) => Promise<{view: View}>>} */
 const VIEWS = {
-  documents: () => import("./documents.js").then((module) => module.view),
-  coverage: () => import("./coverage.js").then((module) => module.view),
-  traces: () => import("./traces.js").then((module) => module.view),
-  voice: () => import("./voice.js").then((module) => module.view),
+  documents: (again) => import(`./documents.js${again}`),
+  coverage: (again) => import(`./coverage.js${again}`),
+  traces: (again) => import(`./traces.js${again}`),
+  voice: (again) => import(`./voice.js${again}`),
 };
 const MODES = ["ask", "write", "search"];
 
@@ -98,7 +100,7 @@ async function openView(here) {
     return arrived(here, true);
   }
   try {
-    const view = await load();
+    const { view } = await load("").catch(() => load(`?${Date.now()}`)).catch(lost);
     if (mine !== turn) return;
     put(page, h("h1", { tabindex: -1 }, view.title));
     page.setAttribute("aria-label", view.title);

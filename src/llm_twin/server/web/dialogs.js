@@ -17,7 +17,7 @@ export function askForKey(refused) {
     refused && h("p", { class: "problem", role: "alert" }, "This key was not accepted. It may have been revoked or be incomplete."),
     h("label", { for: "key" }, "Key of this service"),
     field,
-    h("p", { class: "hint", id: "key-help" }, "Whoever runs the service makes one with ", h("code", {}, "twin keys create"),
+    h("p", { class: "hint", id: "key-help" }, "Whoever runs the service makes one with ", h("code", {}, "twin keys add NAME"),
       ". It is kept in this tab alone and forgotten when you close it."),
   ], "Sign in", () => field.value.trim());
 }

@@ -9,8 +9,8 @@ export function createFilters() {
   const summary = h("summary", {});
   const body = h("div", { class: "choices" }, h("p", { class: "hint" }, "Looking what there is …"));
   const element = h("details", { class: "filters", ontoggle: () => element.open && load() }, summary, body);
-  const since = h("select", { onchange: tell });
-  const until = h("select", { onchange: tell });
+  const since = h("select", { "aria-label": "Published from", onchange: tell });
+  const until = h("select", { "aria-label": "Published to", onchange: tell });
   /** @type {URLSearchParams} */
   let wanted = new URLSearchParams();
   let loaded = false;
@@ -26,7 +26,7 @@ export function createFilters() {
     put(body,
       boxes("Source", "source", found.sources, platform),
       boxes("Kind", "kind", found.kinds, (kind) => kind),
-      h("fieldset", {}, h("legend", {}, "Published"), h("label", {}, "from ", since), h("label", {}, "to ", until)),
+      h("fieldset", {}, h("legend", {}, "Published"), h("span", {}, "from ", since), h("span", {}, "to ", until)),
       h("button", { type: "button", class: "link", onclick: reset }, "No filters"));
     tell();
   }

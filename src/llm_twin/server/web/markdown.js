@@ -12,9 +12,9 @@ import { h, linkOut } from "./dom.js";
  * @typedef {object} Options
  * @property {[number, number][]} [marks] Stretches of the source to mark, in UTF-16 units.
  * @property {(number: number | null, doubted: boolean, before: string) => Node | null} [cite] Makes the node of a citation such as [2], [2?] or [?].
- * @property {number} [shift] Added to the level of headings, so that they fit under those of the page.
+ * @property {number} [shift] Levels of headings above the text, so that its own follow them without a gap.
  */
-/** @typedef {Required<Pick<Options, "marks" | "shift">> & Pick<Options, "cite"> & {source: string, addresses: Map<string, string>, failed: Map<string, number>}} Context */
+/** @typedef {Required<Pick<Options, "marks" | "shift">> & Pick<Options, "cite"> & {source: string, addresses: Map<string, string>, failed: Map<string, number>, above: number[]}} Context */
 
 const DEEPEST = 16;
 
@@ -24,7 +24,7 @@ const DEEPEST = 16;
  * @returns {DocumentFragment}
  */
 export function markdown(source, { marks = [], cite, shift = 1 } = {}) {
-  const context = { source, marks, cite, shift, addresses: definitions(source), failed: new Map() };
+  const context = { source, marks, cite, shift, addresses: definitions(source), failed: new Map(), above: [] };
   const host = document.createDocumentFragment();
   blocks(context, linesOf(source), host, 0);
   return host;
@@ -37,7 +37,7 @@ export function markdown(source, { marks = [], cite, shift = 1 } = {}) {
  */
 export function verbatim(source, marks) {
   const host = document.createDocumentFragment();
-  const context = { source, marks, shift: 0, addresses: new Map(), failed: new Map() };
+  const context = { source, marks, shift: 0, addresses: new Map(), failed: new Map(), above: [] };
   emit(context, { text: source, at: places(0, source.length), hard: new Set() }, 0, source.length, host);
   return host;
 }
@@ -117,9 +117,11 @@ function heading(context, lines, from, host) {
   return from + 1;
 }
 
-/** @param {Context} context @param {number} level @param {Line[]} lines @param {Node} host */
+/** A heading; authors skip levels, the page does not, for those who walk it by headings. @param {Context} context @param {number} level @param {Line[]} lines @param {Node} host */
 function titled(context, level, lines, host) {
-  const title = h(`h${Math.min(6, level + context.shift)}`);
+  while ((context.above.at(-1) ?? 0) >= level) context.above.pop();
+  context.above.push(level);
+  const title = h(`h${Math.min(6, context.shift + context.above.length)}`);
   inlineLines(context, lines, title);
   host.appendChild(title);
 }
@@ -491,12 +493,18 @@ function bare(context, run, at, to) {
 function emphasis(context, run, at, to, depth) {
   const sign = run.text[at];
   const length = lengthOf(run, at, to);
-  const width = length >= 2 ? 2 : 1;
-  const close = opens(run, at, length, to) && !(sign === "~" && length !== 2) ? closer(context, run, at + width, to, sign, width) : -1;
+  const [width, close] = opens(run, at, length, to) && !(sign === "~" && length !== 2) ? closing(context, run, at, to, sign, length) : [0, -1];
   if (close < 0) return [emitted(context, run, at, at + length), at + length];
   const body = h(sign === "~" ? "del" : width === 2 ? "strong" : "em");
   inline(context, run, at + width, close, body, depth + 1);
   return [body, close + width];
+}
+
+/** How many signs emphasis takes and where it ends: of three, the inner ones are those that end first. @param {Context} context @param {Run} run @param {number} at @param {number} to @param {string} sign @param {number} length @returns {[number, number]} */
+function closing(context, run, at, to, sign, length) {
+  const one = length !== 2 && sign !== "~" ? closer(context, run, at + 1, to, sign, 1) : -1;
+  const two = length >= 2 ? closer(context, run, at + 2, to, sign, 2) : -1;
+  return two < 0 || (length > 2 && two < one) ? [1, one] : [2, two];
 }
 
 /** @param {Run} run @param {number} at @param {number} length @param {number} to */

@@ -43,7 +43,7 @@ function results(query, hits, filter) {
     h("ol", {}, hits.map((hit) => h("li", {},
       h("p", { class: "source" }, h("a", { class: "title", href: placeOf(hit) }, hit.title),
         h("span", { class: "hint" }, `${day(hit.published_at)} · found by ${foundBy(hit.found_by)}`)),
-      h("blockquote", {}, markdown(hit.text, { shift: 3 }))))));
+      h("blockquote", {}, markdown(hit.text, { shift: 2 }))))));
 }
 
 /** @param {string[]} methods */
