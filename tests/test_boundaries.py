@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "llm_twin"
 STAGES = {"collect", "features", "training", "inference", "evaluation", "ops"}
 WIRING = {"twin", "settings", "catalog", "workspace", "llm"}
 DOORS = {"cli", "server"}
-CORE_FOR_DOORS = {"llm_twin.core.records", "llm_twin.core.errors"}
+CORE_FOR_DOORS = {"llm_twin.core.records", "llm_twin.core.errors", "llm_twin.core.cancelling"}
 DOORS_THAT_START_DOORS = {("llm_twin.cli.serve", "llm_twin.server.run"), ("llm_twin.cli.mcp", "llm_twin.server.mcp")}
 VENDORS = {
     "sqlalchemy", "psycopg", "pymongo", "qdrant_client", "qdrant_edge", "openvino", "openvino_genai", "tokenizers", "openai",
