@@ -153,7 +153,7 @@ def test_a_repeated_question_of_another_caller_is_answered_anew(home: Path) -> N
 def test_answers_from_memory_stream_and_are_counted(home: Path) -> None:
     with Twin.open(home, arguments={"cache.enabled": True}) as twin, Served(twin) as service:
         service.client.post("/v1/ask", json=ORMS)
-        with service.streaming("/v1/ask", ORMS) as events:
+        with service.streaming("/v1/ask", {**ORMS, "stream": True}) as events:
             told = list(events)
         assert [name for name, _ in told][:3] == ["understood", "passages", "delta"]
         assert (told[-1][0], told[-1][1]["cached"]) == ("done", "exact")
