@@ -33,6 +33,7 @@ from llm_twin.core.records import (
     Document,
     Embedding,
     Event,
+    GuardAction,
     GuardFinding,
     GuardStage,
     Message,
@@ -102,7 +103,7 @@ class LanguageGuard:
     def _identifier(self) -> _Identifier:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier  # type: ignore[import-untyped]
 
-        identifier: _Identifier = LanguageIdentifier.from_pickled_model(MODEL_FILE, norm_probs=True)
+        identifier: _Identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
         return identifier
 
 
@@ -310,7 +311,7 @@ class Guardrails:
             text, secrets = self._without_secrets(turn.content)
             concerns = [(rail, concern) for rail in self.turn for concern in rail.guard.look(text)]
             blocked = any(rail.blocks and concern.sure for rail, concern in concerns)
-            action: Literal["removed", "flagged"] = "removed" if blocked else "flagged"
+            action: GuardAction = "removed" if blocked else "flagged"
             kept += [] if blocked else [Message(turn.role, text)]
             found += [*secrets, *(GuardFinding(rail.guard.name, action, "question", c.reason) for rail, c in concerns)]
         return tuple(kept), tuple(dict.fromkeys(found))
@@ -322,7 +323,7 @@ class Guardrails:
             rails = self.own_passage if passage.document.author in self.authors else self.passage
             for rail in rails:
                 passage, concerns = _without_orders(passage, rail)
-                action: Literal["removed", "flagged"] = "removed" if rail.blocks else "flagged"
+                action: GuardAction = "removed" if rail.blocks else "flagged"
                 found += [
                     GuardFinding(rail.guard.name, action, "passage", concern.reason, passage.document.id)
                     for concern in concerns
@@ -411,23 +412,22 @@ def notes(found: Iterable[GuardFinding]) -> list[str]:
 
     Unsupported sentences are marked where they stand and listed, so they need no note.
     """
-    told = {"blocked": "blocked", "removed": "took out", "flagged": "flagged"}
     lines = [
-        f"Guard {finding.guard} {told[finding.action]} {_WHAT[finding.stage, finding.action]}: {finding.reason}."
+        f"Guard {finding.guard} {_DID[finding.stage, finding.action]}: {finding.reason}."
         for finding in found
         if (finding.guard, finding.action) != ("unsupported", "flagged")
     ]
     return list(dict.fromkeys(lines))
 
 
-_WHAT = {
-    ("question", "blocked"): "the question",
-    ("question", "removed"): "a part of the question or of what was said before",
-    ("question", "flagged"): "the question",
-    ("passage", "removed"): "sentences of a passage, which the model did not see",
-    ("passage", "flagged"): "a passage",
-    ("answer", "blocked"): "the answer",
-    ("answer", "flagged"): "the answer",
+_DID: Mapping[tuple[GuardStage, GuardAction], str] = {
+    ("question", "blocked"): "blocked the question",
+    ("question", "removed"): "took something out of the question or of what was said before",
+    ("question", "flagged"): "flagged the question",
+    ("passage", "removed"): "took sentences out of a passage before it was used",
+    ("passage", "flagged"): "flagged a passage",
+    ("answer", "blocked"): "blocked the answer",
+    ("answer", "flagged"): "flagged the answer",
 }
 
 
@@ -630,7 +630,7 @@ _NO_TIME = datetime.min.replace(tzinfo=UTC)
 
 
 def _finding(rail: Rail, concern: Concern, stage: GuardStage) -> GuardFinding:
-    action: Literal["blocked", "flagged"] = "blocked" if rail.blocks and concern.sure else "flagged"
+    action: GuardAction = "blocked" if rail.blocks and concern.sure else "flagged"
     return GuardFinding(rail.guard.name, action, stage, concern.reason)
 
 
