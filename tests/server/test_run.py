@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,13 +26,14 @@ from scripted_llm import Reply, ScriptedLlm, finish, piece, says
 from serving import Served, events_of, until
 
 TWIN = [sys.executable, "-m", "llm_twin"]
+STAND_IN = Path(__file__).parents[1] / "server_stand_in.py"
 QUESTION = {"question": "What do I think of object-relational mappers?"}
 
 
 @contextmanager
-def serving(home: Path, **environment: str) -> Iterator[tuple[subprocess.Popen[str], httpx2.Client]]:
+def serving(home: Path, *options: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], httpx2.Client]]:
     """`twin serve` on a free port, ready, and a client of it."""
-    command = [*TWIN, "-C", str(home), "serve", "--port", "0"]
+    command = [*TWIN, "-C", str(home), "serve", "--port", "0", *options]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
     )
@@ -174,6 +176,25 @@ def test_the_log_has_a_line_per_request_without_what_was_asked(home: Path) -> No
     assert code == 0
     assert [line for line in errors.splitlines() if "POST /v1/ask 200" in line]
     assert "xyzzyplugh" not in errors
+
+
+def test_a_language_model_beside_it_is_asked_and_ends_with_it(home: Path, tmp_path: Path) -> None:
+    program = tmp_path / "llama-server"  # stands in for the engine: it is ready, and refuses every question
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STAND_IN}" "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF" + bytes(100))
+    options = ("--with-llm", str(tmp_path / "tiny.gguf"))
+    with serving(home, *options, PATH=f"{tmp_path}:/usr/bin:/bin") as (process, client):
+        (note,) = client.post("/v1/ask", json=QUESTION).json()["notes"]
+        port = re.search(r"http://127\.0\.0\.1:(\d+)/v1", note)
+        assert port
+        assert "so the answer quotes the author" in note
+        socket.create_connection(("127.0.0.1", int(port[1]))).close()
+        process.send_signal(signal.SIGTERM)
+        code, _ = stopped(process)
+    assert code == 0
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(port[1])))
 
 
 def test_a_taken_port_is_a_clear_error(home: Path) -> None:
