@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
-from llm_twin.server import asking, health, problems, reading, schemas, talks, work
+from llm_twin.server import asking, health, openai_api, problems, reading, schemas, talks, work
 from llm_twin.server.metrics import Measured, Metrics
 from llm_twin.server.request_id import RequestId
 from llm_twin.server.security import Door
@@ -24,6 +24,7 @@ WEB = Path(__file__).parent / "web"
 
 _TAGS = [
     {"name": "asking", "description": "Answers, drafts and passages."},
+    {"name": "OpenAI's protocol", "description": "The same for clients of that protocol."},
     {"name": "conversations", "description": "What was said, and what readers think of it."},
     {"name": "reading", "description": "What the twin knows and did."},
     {"name": "work", "description": "Syncs and batches of questions."},
@@ -49,6 +50,7 @@ def create_app(twin: Twin) -> FastAPI:
     app.state.batch_worker = work.BatchWorker(twin)
 
     app.include_router(asking.router)
+    app.include_router(openai_api.router)
     app.include_router(talks.router)
     app.include_router(reading.router)
     app.include_router(work.router)
