@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ast
+import dataclasses
 import json
 import os
 import socket
@@ -14,7 +16,7 @@ import pytest
 
 import tiny_llama
 from hub_stand_in import HubStandIn
-from llm_twin import llm
+from llm_twin import Twin, llm
 from llm_twin.adapters.openai import OpenAiModel
 from llm_twin.core.errors import ConfigError, ModelError, ModelMissing, NotFound
 from llm_twin.core.records import Message, ModelFiles
@@ -335,6 +337,34 @@ def test_openvino_serves_a_real_model_and_the_twins_own_client_reads_it(quiet, t
         with pytest.raises(ModelError, match="API key"):
             list(OpenAiModel(model="tiny", base_url=service.base_url).stream([Message("user", "x")], max_tokens=1))
     assert not service.running()
+
+
+def test_a_draft_is_made_with_a_real_model_whatever_it_makes_of_the_schema(quiet, tmp_path, log) -> None:
+    pytest.importorskip("openvino_genai", reason="needs the extra llm-twin[openvino-genai]")
+    (tmp_path / "posts").mkdir()
+    (tmp_path / "posts" / "orms.md").write_text("# On ORMs\n\nThey hide the query, and the query is the program.\n")
+    shape = dataclasses.replace(tiny_llama.TINY, context=16384)  # every byte of a prompt is a token of this model
+    path = tiny_llama.write_gguf(tmp_path / "tiny.gguf", shape)
+    with llm.serve(str(path), engine="openvino", progress=quiet, log=log.append) as service:
+        Twin.init(tmp_path / "twin", author="Test Author", addresses=["../posts"]).close()
+        with Twin.open(tmp_path / "twin", arguments=service.settings) as twin:
+            twin.sync()
+            answer = twin.write("ORMs", kind="thread", words=40)
+    # Random weights mostly fill their tokens before the last brace; then the outline is made by rule, and a note says so.
+    assert (answer.mode, answer.text[:3]) == ("generated", "1/ ")
+    assert answer.usage.completion_tokens > 0
+    assert log == []
+
+
+def test_json_is_asked_of_a_model_only_where_the_reply_is_checked_and_asked_for_again() -> None:
+    asking = set()
+    for path in (Path(llm.__file__).parent / "inference").glob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and any(keyword.arg == "schema" for keyword in call.keywords):
+                asking.add(path.name)
+    # Two tries, pydantic, then a rule; tests/inference/test_write.py has every way in which they end. A new place
+    # belongs here once it does the same.
+    assert asking == {"write.py"}
 
 
 def test_openvino_that_cannot_load_a_file_says_why(quiet, tmp_path, log) -> None:
