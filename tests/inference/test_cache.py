@@ -78,6 +78,10 @@ def test_another_wording_of_a_question_is_that_question(one: str, other: str) ->
         ("Where do I live?", "Where did I live?"),
         ("Who did you learn from?", "Who learned from you?"),
         ("Was I hired?", "Did I hire?"),
+        ("What do I owe you?", "What do you owe me?"),
+        ("What do you think of my code?", "What do I think of your code?"),
+        ("What is x + 1?", "What is x - 1?"),
+        ("What costs €10?", "What costs $10?"),
         ('What does "fail fast" mean?', 'What does "fail safe" mean?'),
         ('Where did I write "the query is the program"?', "Where did I write the query is the program?"),
         ("What does `git reset` do?", "What does `git restore` do?"),
@@ -92,7 +96,9 @@ def test_a_question_that_only_looks_alike_is_another_one(one: str, other: str) -
 
 def test_no_pair_of_the_benchmark_that_differs_counts_as_the_same() -> None:
     text = (Path(__file__).parents[2] / "benchmarks" / "cache_pairs.txt").read_text()
-    pairs = [line.split(" | ") for line in text.partition("\n[other]\n")[2].splitlines() if " | " in line]
+    pairs = [
+        line.split(" | ") for line in text.partition("\n[other]\n")[2].partition("\n[")[0].splitlines() if " | " in line
+    ]
     assert len(pairs) > 150
     assert [pair for pair in pairs if same_question(*pair)] == []
 

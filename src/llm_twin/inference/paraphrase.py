@@ -44,11 +44,21 @@ class _Form:
 def _form(question: str) -> _Form:
     text = normalised(question)
     verbatim = tuple(sorted(_VERBATIM.findall(text)))
-    for pattern, wording in _TURNS:
-        text = pattern.sub(wording, text).strip()
+    text = _turned(text, _SPOKEN)
+    silent = _SILENT
+    # "I" and "you" are one person, the author, unless both are there: what I owe you is not what you owe me.
+    if not (_FIRST.search(text) and _SECOND.search(text)):
+        text = _turned(text, _ADDRESSED)
+        silent |= _OWN
     found = _WORD.findall(text)
-    silent = _SILENT | _ADVISING if found[:1] == ["how"] else _SILENT
+    silent |= _ADVISING if found[:1] == ["how"] else frozenset()
     return _Form(tuple(_stem(word) for word in found if word not in silent), verbatim, bool(_PASSIVE.search(text)))
+
+
+def _turned(text: str, turns: list[tuple[re.Pattern[str], str]]) -> str:
+    for pattern, wording in turns:
+        text = pattern.sub(wording, text).strip()
+    return text
 
 
 def _turns_round(passive: tuple[str, ...], active: tuple[str, ...]) -> bool:
@@ -76,13 +86,13 @@ def _stem(word: str) -> str:
 
 
 _PLAIN_QUOTES = str.maketrans("’‘“”", "''\"\"")
-# Words with what belongs to them: c++, c#, .net, 1.2, http/2, o'neill.
-_WORD = re.compile(r"\.?\w+(?:[./'_:-]\w+)*(?:\+\+|\#)?")
+# Words with what belongs to them: c++, c#, .net, 1.2, http/2, o'neill. Signs that are no punctuation count as words.
+_WORD = re.compile(r"\.?\w+(?:[./'_:-]\w+)*(?:\+\+|\#)?|[^\w\s.,?!;:'\"()…–—-]|-(?=[\w\s])(?<!\w-)")
 # What stands in quotation marks or in code is meant to the letter.
 _VERBATIM = re.compile(r"`[^`]+`|\"[^\"]+\"")
 
 _THINK = "what person think about"
-_TURNS = [
+_SPOKEN = [
     (re.compile(pattern), wording)
     for pattern, wording in (
         (r"\b(?:can't|cannot)\b", "can not"),
@@ -94,7 +104,16 @@ _TURNS = [
         (r"^(?:(?:can|could|would|will) you )?(?:tell me|explain|describe)(?: to me)? (?=(?:wh|how\b))", ""),
         (r"^explain(?: to me)?\b", "what is"),
         (r"\bwhich\b", "what"),
-        (r"^how to\b", "how person"),
+        (r"^how to\b", "how one"),
+        (r"^what (?:do|does) (.+) mean$", r"what is \1"),
+        (r"\bsa(?:y|id) (?:on|about)\b|\bwr(?:ite|ote|itten) about\b", "say about"),
+    )
+]
+_FIRST = re.compile(r"\b(?:i|me|my|mine|myself|we|us|our|ours)\b")
+_SECOND = re.compile(r"\b(?:you|your|yours|yourself)\b")
+_ADDRESSED = [
+    (re.compile(pattern), wording)
+    for pattern, wording in (
         (r"\b(?:i|you|we|one|me|us)\b", "person"),
         (r"\bperson'(?:m|re)\b", "person"),
         (r"\b(?:have|has) person\b|\bperson'(?:ve|s)\b", "did person"),
@@ -102,14 +121,13 @@ _TURNS = [
         (r"^what (?:is|are) (?:my|your|our) (?:opinions?|views?|thoughts|takes?|stance) (?:on|of|about)\b", _THINK),
         (r"^what do person think (?:of|about|on)\b", _THINK),
         (r"^how do person feel (?:on|about)\b", _THINK),
-        (r"^what (?:do|does) (.+) mean$", r"what is \1"),
-        (r"\bsa(?:y|id) (?:on|about)\b|\bwr(?:ite|ote|itten) about\b", "say about"),
     )
 ]
 
 _PERSON = "person"
 # Tenses are not silent: where somebody lives and where they lived are two questions.
-_SILENT = frozenset(("a", "an", "the", "is", "are", "be", "been", "am", "do", "does", "my", "your", "our"))
+_SILENT = frozenset(("a", "an", "the", "is", "are", "be", "been", "am", "do", "does"))
+_OWN = frozenset(("my", "your", "our"))
 _ADVISING = frozenset(("should", "can", "could", "would"))
 _PASSIVE = re.compile(
     r"\b(?:is|are|be|been|was|were)\b.*\b(?:\w{2,}ed|made|written|run|done|built|kept|taught|chosen|given|taken|found)\b"
