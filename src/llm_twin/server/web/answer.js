@@ -104,15 +104,15 @@ function unsupported({ unsupported: claims }) {
     h("ul", {}, claims.map((/** @type {string} */ claim) => h("li", {}, claim))));
 }
 
-/** Every source once, with all that is quoted of it. @param {any} answer */
-function sources({ citations, passages }) {
+/** Every source once, with all that is quoted of it; where the answer itself is quotes, they are not repeated. @param {any} answer */
+function sources({ citations, passages, mode }) {
   const numbers = [...new Set(citations.map((/** @type {any} */ citation) => citation.number))].sort((one, other) => one - other);
   return numbers.length > 0 && h("section", { class: "sources" }, h("h3", {}, "Sources"),
     h("ol", {}, numbers.map((wanted) => {
       const quotes = citations.filter((/** @type {any} */ citation) => citation.number === wanted);
       const document = passages.find((/** @type {any} */ passage) => passage.number === wanted)?.document;
       return h("li", {}, h("span", { class: "number", "aria-hidden": "true" }, wanted),
-        h("div", {}, heading(quotes[0], document), quotes.map(quoted)));
+        h("div", {}, heading(quotes[0], document), mode !== "extractive" && quotes.map(quoted)));
     })));
 }
 

@@ -86,7 +86,7 @@ function spoken(sums, years) {
 
 /** @param {Map<string, Map<number, number>>} sums @param {number[]} years */
 function table(sums, years) {
-  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Documents by source and year, as a table" }, h("table", {},
+  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Documents by source and year, as a table" }, h("table", { class: "fit" },
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Year"), [...sums.keys()].map((source) => h("th", { scope: "col", class: "right" }, platform(source))))),
     h("tbody", {}, years.toReversed().map((year) => h("tr", {}, h("th", { scope: "row" }, year),
       [...sums.values()].map((row) => h("td", { class: "right" }, row.has(year) ? number(row.get(year) ?? 0) : "–")))))));

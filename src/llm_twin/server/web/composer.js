@@ -77,7 +77,7 @@ export function createComposer(submit, stop) {
   function limit(reason) {
     send.disabled = Boolean(reason);
     limits.hidden = !reason;
-    limits.textContent = reason ? `${reason}. Connect one with twin llm serve, or name one in twin.toml under [llm].` : "";
+    put(limits, reason && [`${reason}: start one with `, h("code", {}, "twin llm serve"), ", or name one under ", h("code", {}, "[llm]"), " in twin.toml."]);
   }
 
   /** What a search was made with. @param {URLSearchParams} query */

@@ -49,7 +49,7 @@ function bySource({ coverage }) {
   const sources = Object.entries(coverage ?? {});
   const outcomes = OUTCOMES.filter((outcome) => sources.some(([, counts]) => counts[outcome]));
   return sources.length > 0 && h("section", { "aria-labelledby": "sources" }, h("h2", { id: "sources" }, "How every item ended"),
-    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Items by source and outcome" }, h("table", {},
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Items by source and outcome" }, h("table", { class: "fit" },
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Source"), outcomes.map((outcome) => h("th", { scope: "col", class: "right" }, outcome)))),
       h("tbody", {}, sources.map(([source, counts]) => h("tr", {}, h("th", { scope: "row" }, source),
         outcomes.map((outcome) => h("td", { class: outcome === "failed" && counts[outcome] ? "right bad" : "right" }, counts[outcome] ? number(counts[outcome]) : "–"))))))));

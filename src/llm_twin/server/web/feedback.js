@@ -101,7 +101,9 @@ export function createFeedback({ exchange, kind, text, answer, feedback }) {
       h("button", { type: "button", class: "quiet", onclick: stopEditing }, "Cancel"),
       h("button", { type: "button", class: "main", onclick: keep }, "Keep my version")));
     grow();
+    box.setSelectionRange(0, 0);
     box.focus();
+    text.scrollIntoView({ block: "nearest" });
     edit.disabled = true;
   }
 

@@ -341,7 +341,7 @@ function special(context, run, at, to, depth) {
   switch (run.text[at]) {
     case "\\": return escaped(context, run, at, to);
     case "`": return codeSpan(context, run, at, to);
-    case "\n": return lineBreak(run, at);
+    case "\n": return [run.hard.has(at) ? h("br") : emitted(context, run, at, at + 1), at + 1];
     case "[": return citation(context, run, at, to) ?? link(context, run, at, to, depth);
     case "!": return image(context, run, at, to);
     case "<": return angled(context, run, at, to);
@@ -380,11 +380,6 @@ function ticksAfter(context, run, from, to, ticks) {
   }
   context.failed.set(key, from);
   return -1;
-}
-
-/** @param {Run} run @param {number} at @returns {[Node, number]} */
-function lineBreak(run, at) {
-  return [run.hard.has(at) ? h("br") : document.createTextNode("\n"), at + 1];
 }
 
 /** @param {Context} context @param {Run} run @param {number} at @param {number} to @returns {[Node, number] | null} */

@@ -55,7 +55,7 @@ function precise(iso) {
 
 /** @param {any} span @param {number} depth @param {number} zero @param {number} whole */
 function row(span, depth, zero, whole) {
-  const facts = Object.entries(span.attributes ?? {}).filter(([name]) => !RANKINGS.includes(name));
+  const facts = Object.entries(span.attributes ?? {}).filter(([name, value]) => value !== "" && !RANKINGS.includes(name));
   return h("tr", {},
     h("th", { scope: "row", class: `depth-${Math.min(depth, 6)}` }, span.name),
     h("td", { class: "right ms" }, duration(span.duration_ms)),

@@ -7,7 +7,7 @@ import { number, plural } from "./words.js";
 /** What the measures are called here, in the order in which they are shown. @type {[string, string][]} */
 const LENGTHS = [
   ["sentence_words", "Words in a sentence"],
-  ["sentence_words_deviation", "Spread of that"],
+  ["sentence_words_deviation", "Spread of sentence length"],
   ["paragraph_words", "Words in a paragraph"],
   ["word_letters", "Letters in a word"],
   ["lexical_diversity", "Richness of words (MTLD)"],
@@ -60,7 +60,7 @@ function compared(recent) {
 function comparison(title, measures, author, twin) {
   const has = Object.keys(twin).length > 0;
   const shown = measures.filter(([name]) => name in author && Math.max(author[name], twin[name] ?? 0) >= RARE);
-  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": title }, h("table", { class: "measures" },
+  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": title }, h("table", { class: has ? "measures" : "measures fit" },
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, title), h("th", { scope: "col", class: "right" }, "Author"),
       has && [h("th", { scope: "col", class: "right" }, "Answers"), h("th", { scope: "col" }, "less or more")])),
     h("tbody", {}, shown.map(([name, called]) => h("tr", {},
