@@ -70,7 +70,7 @@ def models(request: Request) -> JSONResponse:
     return JSONResponse({"object": "list", "data": [_card(name, twin) for name in _names(twin)]})
 
 
-@router.get("/models/{model_id}", responses={200: reply(ModelCard, CARD), **errors(404)})
+@router.get("/models/{model_id}", responses={200: reply(ModelCard, CARD), **errors(400, 404)})
 def model(request: Request, model_id: Name) -> JSONResponse:
     """One of the models."""
     _check_model(model_id, twin_of(request))

@@ -351,12 +351,19 @@ def reply(model: Any, example: Any, *, description: str = "Done", events: str = 
 
 
 def describe(app: FastAPI) -> None:
-    """Have /openapi.json name the shape of errors, which no route returns and FastAPI therefore does not know."""
+    """Have /openapi.json describe the errors that routes give, and none that FastAPI adds by itself."""
     written = app.openapi
 
     def openapi() -> dict[str, Any]:
         schema = written()
-        schema["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
+        known = schema["components"]["schemas"]
+        known.setdefault("Problem", Problem.model_json_schema())
+        if known.pop("HTTPValidationError", None):  # FastAPI's own error, which none of our routes gives
+            known.pop("ValidationError", None)
+            for methods in schema["paths"].values():
+                for operation in methods.values():
+                    if "HTTPValidationError" in str(operation["responses"].get("422")):
+                        del operation["responses"]["422"]
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]
