@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llm_twin import Twin
+from llm_twin.core.cancelling import Cancellation, Cancelled
 from llm_twin.server.asking import _Marks
 from scripted_llm import Reply, ScriptedLlm, piece, refuses, says
 from serving import POSTS, Served, until
@@ -148,6 +149,19 @@ def test_a_reader_who_leaves_while_the_model_is_silent_stops_it(
     assert llm.requests, "the model was asked before the reader left"
     until(lambda: generating.metric("twin_running", what="answers") == 0)
     assert time.monotonic() - started < 30
+
+
+def test_retrieval_for_nobody_ends_at_its_next_step(service: Served) -> None:
+    twin: Twin = service.app.state.twin
+    cancellation = Cancellation()
+    events = twin.ask_events(QUESTION["question"])
+
+    def ask() -> None:
+        cancellation.cancel()
+        list(events)
+
+    with pytest.raises(Cancelled):
+        cancellation.run(ask)
 
 
 def test_who_comes_when_the_line_is_full_is_told_when_to_come_again(home: Path, llm: ScriptedLlm) -> None:
