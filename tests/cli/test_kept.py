@@ -81,6 +81,13 @@ def test_a_file_of_questions_is_answered_in_order_and_bad_lines_are_told(home: P
     assert json.loads(again.stdout)["answer"]["mode"] == "extractive"
 
 
+def test_files_that_are_not_there_are_named(home: Path) -> None:
+    asked = _twin("ask", "--file", "nowhere.jsonl", cwd=home)
+    assert (asked.returncode, "nowhere.jsonl cannot be read" in asked.stderr) == (2, True)
+    edited = _twin("feedback", "add", "last", "--edit", "nowhere.md", cwd=home)
+    assert (edited.returncode, "nowhere.md" in edited.stderr) == (1, True)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [[], ["x", "--file", "posts/orms.md"], ["--file", "posts/orms.md", "--since", "2020"], ["x", "--out", "a.jsonl"]],

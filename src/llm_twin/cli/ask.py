@@ -56,7 +56,7 @@ def search(ctx: click.Context, /, query: str, k: int | None, method: str, as_jso
 @click.option(
     "--file",
     "questions",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help='Answer the questions of a file, one {"question": …} a line, as JSON Lines.',
 )
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Where the answers of --file go.")

@@ -29,19 +29,17 @@ def feedback() -> None:
 @click.argument("exchange")
 @click.argument("rating", type=click.Choice(["up", "down"]), required=False)
 @click.option("--reason", help="Why, in your words.")
-@click.option(
-    "--edit", type=click.File(encoding="utf-8"), metavar="FILE", help="What you would have said; - reads it from stdin."
-)
+@click.option("--edit", metavar="FILE", help="File with what you would have said; - reads it from stdin.")
 @json_option
 @click.pass_context
 def add(
-    ctx: click.Context, exchange: str, rating: str | None, reason: str | None, edit: TextIO | None, as_json: bool
+    ctx: click.Context, exchange: str, rating: str | None, reason: str | None, edit: str | None, as_json: bool
 ) -> None:
     """Say what you think of an answer: EXCHANGE is its id, or `last` for the latest one.
 
     Example: twin feedback add last down --reason "I never said that" --edit better.md
     """
-    text = edit.read() if edit else None
+    text = _text_of(edit) if edit else None
     given = opened(ctx).feedback.give(exchange, by="local", user=None, rating=rating, reason=reason, edit=text)
     if as_json:
         print_json(given)
@@ -130,6 +128,14 @@ def export(ctx: click.Context, name: str, out: TextIO) -> None:
             left_out[row.reason] += 1
     for reason, count in left_out.items():
         click.echo(f"left out {count}: {reason}", err=True)
+
+
+def _text_of(name: str) -> str:
+    try:
+        with click.open_file(name, encoding="utf-8") as file:
+            return str(file.read())
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.FileError(name, str(error)) from error
 
 
 def _line(given: Feedback) -> str:

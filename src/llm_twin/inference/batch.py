@@ -126,16 +126,22 @@ class Batches:
             return self._save(replace(batch, status="running", total=total, digest=digest.hexdigest()))
 
     def of_file(self, path: Path, *, user: str) -> Batch:
-        """The batch of a file: the one that was begun with the same lines and not deleted since, or a new one."""
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            for _ in _digested(read_lines(file), digest):
-                pass
-        for batch in self.all(user=user):
-            if batch.digest == digest.hexdigest() and batch.status in ("running", "done"):
-                return batch
-        with path.open("rb") as file:
-            return self.start(read_lines(file), user=user)
+        """The batch of a file: the one that was begun with the same lines and not deleted since, or a new one.
+
+        Raises `ConfigError` for a file that cannot be read.
+        """
+        try:
+            with path.open("rb") as file:
+                digest = hashlib.sha256()
+                for _ in _digested(read_lines(file), digest):
+                    pass
+                for batch in self.all(user=user):
+                    if batch.digest == digest.hexdigest() and batch.status in ("running", "done"):
+                        return batch
+                file.seek(0)
+                return self.start(read_lines(file), user=user)
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}; name a file of questions") from error
 
     def run(
         self,
