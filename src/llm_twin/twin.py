@@ -655,7 +655,7 @@ class Twin:
 
         said = (
             exchange
-            for header in self.conversations.all(user=None)
+            for header in self.conversations.all(user=None, limit=4 * limit)
             for exchange in reversed(self.conversations.exchanges(header.id, user=None))
         )
         texts = [each.answer.text for each in islice((one for one in said if one.answer.mode == "generated"), limit)]

@@ -225,6 +225,23 @@ def test_an_answer_can_be_stopped_and_asked_again(authored: Visit, writing: Writ
     assert "They hide the query" in authored.page.locator(".exchange .text").inner_text()
 
 
+def test_an_answer_that_arrives_while_another_view_is_open_is_there_on_return(
+    authored: Visit, writing: Writing
+) -> None:
+    writing.llm.script = [says("ORMs hide ", "the query [1].", pause_s=1.0)]
+    authored.goto("/#/ask")
+    authored.page.locator("#box").fill(ORMS)
+    authored.page.keyboard.press("Enter")
+    authored.page.get_by_text("ORMs hide").wait_for()
+    authored.page.get_by_role("link", name="Documents").click()
+    authored.page.locator(".documents li").first.wait_for()
+    authored.page.locator(".exchange .feedback").wait_for(state="attached")
+    authored.page.get_by_role("navigation", name="Views").get_by_role("link", name="Ask").click()
+    authored.page.locator(".exchange .feedback").wait_for()
+    assert "ORMs hide the query" in authored.page.locator(".exchange .text").inner_text()
+    assert re.search(r"#/ask/\w+$", authored.page.url)
+
+
 def test_a_filter_restricts_the_answer_and_is_told(page: Visit) -> None:
     page.goto("/#/ask")
     page.page.get_by_text("Filters").click()
@@ -264,6 +281,33 @@ def test_a_thumb_down_asks_why_and_both_are_kept_and_can_be_taken_back(page: Vis
     down.click()
     page.page.get_by_text("Taken back").first.wait_for()
     assert kept["id"] not in {each["id"] for each in page.api("/v1/feedback")}
+
+
+def test_feedback_that_could_not_be_kept_is_told_and_not_shown_as_given(page: Visit) -> None:
+    page.expected += ["Failed to load resource", "ERR_"]
+    page.goto("/#/ask")
+    page.ask(ORMS)
+    page.page.context.set_offline(True)
+    page.page.get_by_role("button", name="What I would have said").click()
+    editor = page.page.get_by_role("textbox", name="What I would have said")
+    editor.fill("Mine.")
+    page.page.get_by_role("button", name="Keep my version").click()
+    page.page.locator(".feedback .problem").wait_for()
+    assert editor.input_value() == "Mine."
+    up = page.page.get_by_role("button", name="Good answer")
+    up.click()
+    assert up.get_attribute("aria-pressed") == "false"
+    page.page.context.set_offline(False)
+    page.page.get_by_role("button", name="Keep my version").click()
+    page.page.get_by_text("This is your version.").wait_for()
+
+
+def test_copying_is_told_where_the_browser_does_not_allow_it(page: Visit) -> None:
+    page.page.add_init_script("delete Navigator.prototype.clipboard; delete Crypto.prototype.randomUUID")
+    page.goto("/#/ask")
+    page.ask(ORMS)
+    page.page.get_by_role("button", name="Copy").click()
+    page.page.get_by_text("does not allow copying here").first.wait_for()
 
 
 def test_what_the_author_would_have_said_is_written_in_place_and_stays(page: Visit) -> None:
@@ -384,7 +428,7 @@ def test_the_back_button_returns_through_views_to_the_same_answer(page: Visit) -
 
 
 def test_an_address_that_leads_nowhere_says_so(page: Visit) -> None:
-    page.goto("/#/nowhere")
+    page.goto("/#/nowhere/%E0%A4%A")
     page.page.get_by_role("heading", name="There is no such page").wait_for()
 
 
@@ -392,6 +436,13 @@ def test_a_document_that_is_gone_is_an_error_with_its_reason(page: Visit) -> Non
     page.expected.append("404")
     page.goto("/#/documents/0123456789abcdef?start=1&end=2")
     page.page.get_by_text("there is no document '0123456789abcdef'").wait_for()
+
+
+def test_the_page_begins_with_a_status_in_short(quoting: Served) -> None:
+    whole = quoting.client.get("/v1/status").json()
+    brief = quoting.client.get("/v1/status", params={"brief": True}).json()
+    assert len(whole["items"]) == 3
+    assert brief == {**whole, "items": [], "left_out": [], "profiles": {}}
 
 
 def test_documents_are_listed_by_source_kind_and_year(page: Visit) -> None:
@@ -430,13 +481,31 @@ def test_a_sync_is_started_watched_and_changes_the_picture(browser: Any, workspa
         assert table[-3:] == ["2023\t1", "2022\t1", "2021\t1"]
 
 
+def test_a_sync_under_way_is_taken_up_by_whoever_opens_the_view(browser: Any, workspace: Path, tmp_path: Path) -> None:
+    home = copied(workspace, tmp_path / "copy")
+    with Twin.open(home) as twin, Served(twin) as served, visit(browser, served.address) as page:
+        with twin.workspace.writing():
+            page.goto("/#/coverage")
+            page.page.get_by_role("button", name="Sync now").click()
+            page.page.get_by_text("Reading the sources").wait_for()
+            page.page.get_by_role("link", name="Traces").click()
+            page.page.get_by_role("heading", name="Traces").wait_for()
+            page.page.get_by_role("link", name="Coverage").click()
+            page.page.get_by_text("Reading the sources").wait_for()
+            assert page.page.get_by_role("button", name="Sync now").is_disabled()
+        page.page.get_by_text("Done.").wait_for()
+
+
 def test_a_sync_that_fails_says_why(browser: Any, tmp_path: Path) -> None:
-    with Twin.init(tmp_path / "twin", author="Test Author") as twin, Served(twin) as served:
-        with visit(browser, served.address) as page:
-            page.goto("/")
-            page.page.get_by_role("textbox", name="Address of a source").fill("gopher://nowhere")
-            page.page.keyboard.press("Enter")
-            assert "no kind of source takes 'gopher://nowhere'" in page.page.locator(".sync .problem").inner_text()
+    with (
+        Twin.init(tmp_path / "twin", author="Test Author") as twin,
+        Served(twin) as served,
+        visit(browser, served.address) as page,
+    ):
+        page.goto("/")
+        page.page.get_by_role("textbox", name="Address of a source").fill("gopher://nowhere")
+        page.page.keyboard.press("Enter")
+        assert "no kind of source takes 'gopher://nowhere'" in page.page.locator(".sync .problem").inner_text()
 
 
 def test_a_trace_is_a_waterfall_and_tells_what_re_ranking_moved(page: Visit) -> None:
@@ -493,15 +562,18 @@ def test_quotes_are_not_held_against_the_author_as_the_twins_own_voice(page: Vis
 def test_an_empty_twin_says_what_to_do_and_reads_its_first_source(browser: Any, tmp_path: Path) -> None:
     (tmp_path / "posts").mkdir()
     (tmp_path / "posts" / "orms.md").write_text(ESSAYS["orms.md"])
-    with Twin.init(tmp_path / "twin", author="Test Author") as twin, Served(twin) as served:  # noqa: SIM117
-        with visit(browser, served.address) as page:
-            page.goto("/")
-            page.page.get_by_role("heading", name="There is nothing to read yet").wait_for()
-            assert "No documents yet" in page.page.locator("#status").inner_text()
-            page.page.get_by_role("textbox", name="Address of a source").fill(str(tmp_path / "posts"))
-            page.page.get_by_role("button", name="Read it").click()
-            page.page.get_by_text("Answers come from 1 document").wait_for()
-            assert "hide the query" in page.ask(ORMS).locator(".text").inner_text()
+    with (
+        Twin.init(tmp_path / "twin", author="Test Author") as twin,
+        Served(twin) as served,
+        visit(browser, served.address) as page,
+    ):
+        page.goto("/")
+        page.page.get_by_role("heading", name="There is nothing to read yet").wait_for()
+        assert "No documents yet" in page.page.locator("#status").inner_text()
+        page.page.get_by_role("textbox", name="Address of a source").fill(str(tmp_path / "posts"))
+        page.page.get_by_role("button", name="Read it").click()
+        page.page.get_by_text("Answers come from 1 document").wait_for()
+        assert "hide the query" in page.ask(ORMS).locator(".text").inner_text()
 
 
 def test_a_key_is_asked_for_once_and_kept_in_the_tab_alone(browser: Any, workspace: Path, tmp_path: Path) -> None:

@@ -55,9 +55,10 @@ def document(request: Request, document_id: Name) -> JSONResponse:
 
 
 @router.get("/status", responses={200: reply(StatusReply, examples.STATUS), **problems(503)})
-def status(request: Request) -> JSONResponse:
-    """What is collected and indexed, and how every source ended."""
-    return JSONResponse(twin_of(request).status().as_json())
+def status(request: Request, brief: bool = False) -> JSONResponse:
+    """What is collected and indexed, and how every source ended; `brief` leaves out items and profiles."""
+    told = twin_of(request).status().as_json()
+    return JSONResponse({**told, "items": [], "left_out": [], "profiles": {}} if brief else told)
 
 
 @router.get("/coverage", responses={200: reply(CoverageReply, examples.COVERAGE), **problems(503)})

@@ -54,7 +54,16 @@ function part(id) {
 function route() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
   const [view, id] = path.split("/");
-  return { view: view || "ask", id: decodeURIComponent(id ?? ""), query: new URLSearchParams(query) };
+  return { view: view || "ask", id: decoded(id ?? ""), query: new URLSearchParams(query) };
+}
+
+/** @param {string} text */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text; // an address that somebody broke names nothing, and the service will say so
+  }
 }
 
 async function navigate() {
@@ -164,6 +173,7 @@ access.reached = watchConnection(() => {
   if (document.querySelector(".problem")) again();
 });
 window.addEventListener("hashchange", navigate);
+document.addEventListener("visibilitychange", () => document.hidden || status(true).catch(() => {}));
 part("help").addEventListener("click", showShortcuts);
 document.querySelector(".skip")?.addEventListener("click", (event) => {
   event.preventDefault();

@@ -1,5 +1,6 @@
 // What was collected and what was not: documents by source and year, failures with their reasons, and a sync to watch.
 
+import { get } from "./api.js";
 import { yearChart } from "./chart.js";
 import { h, put } from "./dom.js";
 import { holdings } from "./holdings.js";
@@ -19,13 +20,13 @@ async function show(host) {
   const sync = createSync({ done: () => draw(body, true) });
   host.append(h("section", { "aria-labelledby": "sync" }, h("h2", { id: "sync" }, "Sync"), h("p", { class: "last" }), sync.element), body);
   await draw(body, false);
-  const failed = await sync.resume().catch(() => null);
-  return failed ?? sync.leave;
+  return sync.leave;
 }
 
 /** @param {HTMLElement} body @param {boolean} anew */
 async function draw(body, anew) {
-  const [found, held] = await Promise.all([status(anew), holdings(anew)]);
+  const [found, held] = await Promise.all([get("/v1/status"), holdings(anew)]);
+  if (anew) status(true).catch(() => {});
   const last = body.parentElement?.querySelector(".last");
   if (last) last.textContent = lastSync(found);
   put(body, pictured(held), bySource(found), failures(found), skipped(found), leftOut(found));

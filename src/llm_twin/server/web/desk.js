@@ -29,11 +29,17 @@ export function createDesk(host, moved) {
   const composer = createComposer(submit, stop);
   const past = createHistory(fresh);
   // `key` names what is shown: a conversation, the address of a search, or the mode where nothing was asked yet.
-  const state = { mode: "ask", key: "", conversation: "", running: /** @type {AbortController | null} */ (null) };
+  // `unseen` is the mode whose answer arrived while another view was open: its address is told on return.
+  const state = { mode: "ask", key: "", conversation: "", running: /** @type {AbortController | null} */ (null), unseen: "" };
   host.append(past.element, h("div", { class: "desk" }, heading, intro, talk, composer.element));
 
   /** Show what stands at an address. @param {Route} route */
   async function open({ view, id, query }) {
+    if (!id && view === state.unseen) {
+      id = state.conversation;
+      moved(`#/${view}/${id}`);
+    }
+    state.unseen = "";
     const key = view === "search" ? `?${query}` : id || view;
     const kept = key === state.key && talk.childElementCount;
     state.mode = view;
@@ -112,7 +118,8 @@ export function createDesk(host, moved) {
     state.key = state.conversation = conversation;
     composer.setMode(state.mode, conversation);
     past.load(conversation);
-    moved(`#/${state.mode}/${conversation}`);
+    if (host.hidden) state.unseen = state.mode;
+    else moved(`#/${state.mode}/${conversation}`);
   }
 
   /** One thing at a time, which the reader can stop. @param {(signal: AbortSignal) => Promise<void>} work */
@@ -147,6 +154,7 @@ export function createDesk(host, moved) {
   function fresh() {
     stop();
     show("", "");
+    state.unseen = "";
     if (location.hash === "#/ask") open({ view: "ask", id: "", query: new URLSearchParams() });
     else location.hash = "#/ask";
     composer.focus();

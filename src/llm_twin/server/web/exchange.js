@@ -11,6 +11,9 @@ import { plural } from "./words.js";
 
 /** @typedef {"ask" | "write"} Kind */
 
+/** Exchanges shown so far; each has an id of its own on the page. */
+let count = 0;
+
 /** @typedef {{signal: AbortSignal, again: () => void}} Control Stops it, and tries once more. */
 
 /**
@@ -81,7 +84,7 @@ async function streamed(talk, path, kind, question, body, { signal, again }) {
  * @param {string} filter The filter that was set, in words.
  */
 function createCard(question, kind, filter) {
-  const id = `exchange-${crypto.randomUUID()}`;
+  const id = `exchange-${(count += 1)}`;
   const notes = h("ul", { class: "notes" });
   const progress = h("p", { class: "progress" }, kind === "write" ? "Looking for what to draft from …" : "Looking through the writing …");
   const text = h("div", { class: kind === "write" ? "text draft" : "text", "aria-live": "polite", "aria-busy": "true" });

@@ -34,12 +34,16 @@ export function createFeedback({ exchange, kind, text, answer, feedback }) {
   }
 
   function draw() {
+    drawOpinion();
+    put(text, markdown(state.shows === "own" ? state.edit : answer.text, { cite: cited(answer), shift: 2 }));
+  }
+
+  function drawOpinion() {
     up.setAttribute("aria-pressed", String(state.rating === "up"));
     down.setAttribute("aria-pressed", String(state.rating === "down"));
     own.hidden = !state.edit;
     put(own, state.shows === "own" ? "This is your version. " : "You wrote a version of your own. ",
       h("button", { type: "button", class: "link", onclick: swap }, state.shows === "own" ? "Show the twin's" : "Show yours"));
-    put(text, markdown(state.shows === "own" ? state.edit : answer.text, { cite: cited(answer), shift: 2 }));
   }
 
   function swap() {
@@ -92,10 +96,8 @@ export function createFeedback({ exchange, kind, text, answer, feedback }) {
       if (event.key === "Escape") event.stopPropagation();
     });
     const keep = async () => {
-      const before = state.edit;
       state.edit = box.value.trim() === answer.text.trim() ? "" : box.value.trim();
-      if (await save("Your version is kept; the twin learns from it")) stopEditing();
-      else state.edit = before;
+      if (await save("Your version is kept")) stopEditing();
     };
     put(text, box, h("div", { class: "row end" },
       h("button", { type: "button", class: "quiet", onclick: stopEditing }, "Cancel"),
@@ -115,8 +117,13 @@ export function createFeedback({ exchange, kind, text, answer, feedback }) {
   }
 
   async function copyText() {
-    await navigator.clipboard.writeText(state.shows === "own" ? state.edit : answer.text).then(
-      () => tell("Copied"), () => tell("The browser did not allow copying; mark the text and copy it by hand."));
+    try {
+      // Browsers give the clipboard to pages of https and of this machine only.
+      await navigator.clipboard.writeText(state.shows === "own" ? state.edit : answer.text);
+      tell("Copied");
+    } catch {
+      tell("The browser does not allow copying here; mark the text and copy it by hand.");
+    }
   }
 
   /** Tell the service. What is taken back has to be deleted first, because what is not given again stays. @param {string} thanks */
@@ -130,11 +137,13 @@ export function createFeedback({ exchange, kind, text, answer, feedback }) {
       if (Object.keys(given).length) state.id = (await post("/v1/feedback", { exchange_id: exchange, ...given })).id;
       state.kept = given;
       tell(thanks);
-      draw();
       return true;
     } catch (error) {
+      Object.assign(state, { rating: null, reason: "", edit: "", ...state.kept });
       put(said, problem(error));
       return false;
+    } finally {
+      drawOpinion();
     }
   }
 
@@ -144,6 +153,7 @@ export function createFeedback({ exchange, kind, text, answer, feedback }) {
     say(words);
   }
 
-  draw();
+  if (state.edit) draw();
+  else drawOpinion();
   return element;
 }

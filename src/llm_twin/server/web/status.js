@@ -11,10 +11,10 @@ let latest = null;
 /** @type {Promise<any> | null} */
 let asking = null;
 
-/** What `GET /v1/status` says; asked once and kept, `anew` asks again. @param {boolean} [anew] @returns {Promise<any>} */
+/** What `GET /v1/status` says in short; asked once and kept, `anew` asks again. @param {boolean} [anew] @returns {Promise<any>} */
 export function status(anew = false) {
   if (latest && !anew) return Promise.resolve(latest);
-  asking ??= get("/v1/status").then(
+  asking ??= get("/v1/status?brief=true").then(
     (found) => {
       asking = null;
       return show((latest = found));

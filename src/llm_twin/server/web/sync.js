@@ -67,10 +67,10 @@ export function createSync({ wantsAddress = false, done }) {
 
   /** Take up the sync that is running, if one is. */
   async function resume() {
-    const jobs = await get("/v1/jobs").catch(() => []);
-    const running = (jobs.jobs ?? jobs).find((/** @type {any} */ job) => job.status === "running");
+    const running = (await get("/v1/jobs")).find((/** @type {any} */ job) => job.status === "running");
     if (running) await watch(running);
   }
 
-  return { element, resume, leave: () => leaving.abort() };
+  resume().catch(() => {}); // whoever may not look at jobs is told when they start one
+  return { element, leave: () => leaving.abort() };
 }
