@@ -26,6 +26,7 @@ COMMANDS = {
     "config": "llm_twin.cli.workspace:config",
     "forget": "llm_twin.cli.forget:forget",
     "serve": "llm_twin.cli.serve:serve",
+    "mcp": "llm_twin.cli.mcp:mcp",
     "feedback": "llm_twin.cli.feedback:feedback",
     "keys": "llm_twin.cli.keys:keys",
     "llm": "llm_twin.cli.llm:llm",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -14,6 +13,7 @@ from fastapi.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
 from llm_twin.server import asking, health, openai_api, problems, reading, schemas, talks, work
+from llm_twin.server.mcp_http import Mcp
 from llm_twin.server.metrics import Measured, Metrics
 from llm_twin.server.request_id import RequestId
 from llm_twin.server.security import Door
@@ -55,6 +55,8 @@ def create_app(twin: Twin) -> FastAPI:
     app.include_router(reading.router)
     app.include_router(work.router)
     app.include_router(health.router)
+    app.state.mcp = Mcp(twin, app.state.desk)
+    app.add_route("/mcp", app.state.mcp, include_in_schema=False)
     _serve_page(app)
 
     problems.install(app)
@@ -68,20 +70,11 @@ def create_app(twin: Twin) -> FastAPI:
 @asynccontextmanager
 async def _warming(app: FastAPI) -> AsyncIterator[None]:
     """Load the twin's parts while the service starts already: /readyz tells when they are there."""
-    loop = asyncio.get_running_loop()
-
-    def warm_up() -> None:
-        try:
-            app.state.twin.warm_up()
-        finally:
-            with suppress(RuntimeError):  # the loop is closed: the service was stopped meanwhile
-                loop.call_soon_threadsafe(app.state.desk.warm.set)
-        app.state.batch_worker.start()
-
-    threading.Thread(target=warm_up, name="twin-warm-up", daemon=True).start()
+    app.state.desk.warm_up(app.state.twin.warm_up, then=app.state.batch_worker.start)
     watching = asyncio.create_task(app.state.metrics.watch_loop())
     yield
     watching.cancel()
+    await app.state.mcp.close()
 
 
 def _serve_page(app: FastAPI) -> None:

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from llm_twin.core.errors import ConfigError
 from llm_twin.server import security
 from llm_twin.server.app import create_app
+from llm_twin.server.mcp_http import Mcp
 from llm_twin.server.streaming import Desk
 from llm_twin.server.work import BatchWorker
 from llm_twin.twin import Twin
@@ -76,6 +77,7 @@ class Service(uvicorn.Server):
         )
         self._desk: Desk = app.state.desk
         self._batches: BatchWorker = app.state.batch_worker
+        self._mcp: Mcp = app.state.mcp
         self._told = False
         self._until = 0.0
         self._stopping: list[threading.Thread] = []
@@ -106,6 +108,11 @@ class Service(uvicorn.Server):
                 self.should_exit = True
             self.should_exit |= self._desk.idle and not any(thread.is_alive() for thread in self._stopping)
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """What uvicorn calls at the end; clients that only listen would be waited for, and then cut off."""
+        await self._mcp.close()
+        await super().shutdown(sockets)
 
 
 def _log_requests() -> None:

@@ -58,10 +58,24 @@ class Desk:
         """Whether nothing is being done and nobody waits."""
         return not self._works and not self.answers.waiting and not self.searches.waiting
 
+    def warm_up(self, load: Callable[[], None], *, then: Callable[[], None] = lambda: None) -> None:
+        """Have work begin when `load` has ended, whatever came of it; it runs in a thread, and `then` after it."""
+        loop = asyncio.get_running_loop()
+
+        def loading() -> None:
+            try:
+                load()
+            finally:
+                with suppress(RuntimeError):  # the loop is closed: whoever served was stopped meanwhile
+                    loop.call_soon_threadsafe(self.warm.set)
+            then()
+
+        threading.Thread(target=loading, name="twin-warm-up", daemon=True).start()
+
     def abandon(self) -> None:
         """End everything that is being done with an error that says why."""
         for work in self._works:
-            work.fail(_shutting_down())
+            work.fail(shutting_down())
 
     async def events(self, begin: Callable[[], Iterator[Event]]) -> AsyncGenerator[Event, None]:
         """The events of an answer that `begin` makes, as they come. Leaving the loop early cancels it.
@@ -100,7 +114,7 @@ class Desk:
     async def _begin(self, line: Line, begin: Callable[[], Iterator[T]]) -> _Work[T]:
         if self.closing:
             self.metrics.refused("shutting down")
-            raise _shutting_down()
+            raise shutting_down()
         if line.full:
             self.metrics.refused("busy")
             after = line.expected_wait_s
@@ -127,7 +141,8 @@ class Desk:
         )  # fmt: skip
 
 
-def _shutting_down() -> Refused:
+def shutting_down() -> Refused:
+    """What a request is told that comes while the service ends."""
     return Refused(
         503, "ShuttingDown", "Shutting down", "the service is being stopped; ask again in a moment",
         headers={"Retry-After": "5", "Connection": "close"},
