@@ -7,10 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llm_twin import Twin
 from llm_twin.core.cancelling import Cancellation, Cancelled
 from llm_twin.server.asking import _Marks
+from llm_twin.server.streaming import _event
 from scripted_llm import Reply, ScriptedLlm, piece, refuses, says
 from serving import POSTS, Served, until
 
@@ -238,6 +241,14 @@ def test_marks_are_found_wherever_a_text_is_cut() -> None:
         marks = _Marks()
         found = [number for part in (text[:at], text[at:to], text[to:]) for number in marks.new_in(part)]
         assert found == [1, 2, 3, 4]
+
+
+@given(st.text())
+def test_an_event_is_one_line_whatever_its_text_holds(text: str) -> None:
+    lines = _event("delta", {"text": text}).split(b"\n")
+    assert lines[0] == b"event: delta"
+    assert lines[2:] == [b"", b""]
+    assert json.loads(lines[1].removeprefix(b"data: ")) == {"text": text}
 
 
 def test_nothing_a_client_said_stands_in_the_metrics(service: Served) -> None:
