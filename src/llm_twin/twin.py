@@ -805,6 +805,7 @@ class Twin:
             history=self.conversations.history_before,
             known=self._known_documents,
             prompt=self._messages_for,
+            clean=self._without_secrets,
         )
         return feedback.FeedbackLog(self.warehouse, origin)
 
@@ -818,8 +819,12 @@ class Twin:
             where=self.filter,
             alone=lambda batch_id: self.workspace.alone(f"batch-{batch_id}"),
             known=self._known_documents,
+            clean=self._without_secrets,
         )
         return batch.Batches(self.warehouse, asking, concurrency=self.settings.batch.concurrency)
+
+    def _without_secrets(self, text: str) -> str:
+        return self.guards.without_secrets(text)
 
     def _messages_for(self, exchange: Exchange, history: Sequence[Message]) -> list[Message]:
         from llm_twin.inference import pipeline as inference

@@ -39,7 +39,13 @@ class Office:
         self.at_once = self.most_at_once = 0
         self._counting = threading.Lock()
         self._held: set[str] = set()
-        asking = Asking(ask=self.ask, where=self.where, alone=self.alone, known=self.documents.intersection)
+        asking = Asking(
+            ask=self.ask,
+            where=self.where,
+            alone=self.alone,
+            known=self.documents.intersection,
+            clean=lambda text: text.replace("hunter2", ""),
+        )
         self.batches = Batches(self.store, asking, **options)
 
     def ask(self, question: str, where: Filter, user: str) -> Answer:
@@ -244,6 +250,14 @@ def test_questions_that_never_arrived_completely_are_cleared_away() -> None:
     assert [batch.status for batch in office.batches.all(user="ada")] == ["receiving"]
     assert office.batches.unfinished() == []
     assert not any(office.store._records[collection] for collection in office.store._records)
+
+
+def test_no_secret_of_a_question_is_kept() -> None:
+    office = Office()
+    batch = office.batches.start(lines({"question": "Is hunter2 a good password?"}), user="ada")
+    office.batches.run(batch.id)
+    assert office.asked[0][0] == office.results(batch.id)[0]["question"] == "Is  a good password?"
+    assert "hunter2" not in json.dumps(office.store._records)
 
 
 def test_an_empty_batch_is_done() -> None:

@@ -17,6 +17,7 @@ from llm_twin.ops.feedback import FeedbackLog, Origin
 from scripted_llm import ScriptedLlm, says
 from small_parts import article
 
+SECRET = "hunter2"
 ORMS = article("orms", "I write SQL by hand. They hide the query, and the query is the program.", title="On ORMs")
 
 
@@ -30,7 +31,13 @@ class Desk:
         self.talks = Conversations(self.store, known=known, generation=lambda: "g1")
         self.log = FeedbackLog(
             self.store,
-            Origin(lambda id_, user: self.talks.exchange(id_, user=user), self.talks.history_before, known, prompt),
+            Origin(
+                lambda id_, user: self.talks.exchange(id_, user=user),
+                self.talks.history_before,
+                known,
+                prompt,
+                lambda text: text.replace(SECRET, ""),
+            ),
         )
 
     def asked(self, question="What about ORMs?", answer=None, *, user="ada", **about) -> Exchange:
@@ -106,6 +113,12 @@ def test_feedback_that_says_nothing_or_nonsense_is_refused(desk: Desk, given: di
     with pytest.raises(ConfigError, match=words):
         desk.log.give(exchange.id, by="ada", user="ada", **given)
     assert desk.log.all(user=None) == []
+
+
+def test_no_secret_is_kept_of_what_a_reader_wrote(desk: Desk) -> None:
+    exchange = desk.asked()
+    given = desk.log.give(exchange.id, by="ada", user="ada", reason=f"shows {SECRET}", edit=f"My key is {SECRET}.")
+    assert (given.reason, given.edit) == ("shows ", "My key is .")
 
 
 def test_an_edit_is_a_preference_pair_without_our_marks_and_with_its_sources(desk: Desk) -> None:

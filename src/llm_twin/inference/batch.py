@@ -82,13 +82,14 @@ class Asking:
 
     `ask` answers one question of a user under a filter, which `where` makes of what a person typed. `alone` is held by
     whoever works on the batch of an id, and raises `WorkspaceBusy` for a second one. `known` tells which of some
-    documents still exist.
+    documents still exist; `clean` takes secrets out of a text.
     """
 
     ask: Callable[[str, Filter, str], Answer]
     where: Callable[..., Filter]
     alone: Callable[[str], AbstractContextManager[None]]
     known: Callable[[Collection[str]], Collection[str]]
+    clean: Callable[[str], str]
 
 
 class Batches:
@@ -118,12 +119,15 @@ class Batches:
         digest, total = hashlib.sha256(), 0
         with self._asking.alone(batch.id):
             self._save(batch)
-            entries = _entries(_digested(lines, digest))
+            entries = map(self._cleaned, _entries(_digested(lines, digest)))
             while block := list(islice(entries, _BLOCK)):
                 self._store.put(_questions(batch.id), _key(total), {"entries": block})
                 total += len(block)
             # Written last, so that a batch that runs has all its questions.
             return self._save(replace(batch, status="running", total=total, digest=digest.hexdigest()))
+
+    def _cleaned(self, entry: dict[str, Any]) -> dict[str, Any]:
+        return {**entry, "question": self._asking.clean(entry["question"])} if "question" in entry else entry
 
     def of_file(self, path: Path, *, user: str) -> Batch:
         """The batch of a file: the one that was begun with the same lines and not deleted since, or a new one.

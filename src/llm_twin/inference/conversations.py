@@ -142,12 +142,6 @@ class Conversations:
             raise NotFound(f"there is no exchange {exchange_id!r}; an answer shows its id, `last` is the latest one")
         return exchange
 
-    def _latest(self, user: str | None) -> Exchange:
-        for header in self.all(user=user):
-            for _, data in self._store.records(_exchanges(header.id), limit=1):
-                return from_json(Exchange, data)
-        raise NotFound("nothing was asked yet, or ask.keep_history is off; ask something first: twin ask QUESTION")
-
     def history(self, conversation_id: str, *, user: str | None) -> tuple[Message, ...]:
         """What a follow-up question can refer to. Raises `NotFound`, and `ConfigError` for a conversation that is full.
 
@@ -197,6 +191,12 @@ class Conversations:
         return sum(
             mentions.in_answer(exchange.answer) for header in self.all(user=None) for exchange in self._said(header.id)
         )
+
+    def _latest(self, user: str | None) -> Exchange:
+        for header in self.all(user=user):
+            for _, data in self._store.records(_exchanges(header.id), limit=1):
+                return from_json(Exchange, data)
+        raise NotFound("nothing was asked yet, or ask.keep_history is off; ask something first: twin ask QUESTION")
 
     def _recount(self, conversation_id: str) -> None:
         """Bring a header up to its exchanges; from the exchanges themselves, so that a race mends itself."""

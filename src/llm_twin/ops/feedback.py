@@ -34,13 +34,15 @@ PromptOf = Callable[[Exchange, Sequence[Message]], Sequence[Message]]
 class Origin:
     """Where feedback gets its context from: kept exchanges, and what a model was told before one of them.
 
-    `known` tells which of some documents still exist. `prompt` gives the messages that ask for an exchange's answer.
+    `known` tells which of some documents still exist. `prompt` gives the messages that ask for an exchange's answer,
+    `clean` a text without secrets.
     """
 
     exchange: Callable[[str, str | None], Exchange]
     history: Callable[[Exchange], Sequence[Message]]
     known: Callable[[Collection[str]], Collection[str]]
     prompt: PromptOf
+    clean: Callable[[str], str]
 
 
 class FeedbackLog:
@@ -69,7 +71,7 @@ class FeedbackLog:
         changes nothing, a text that is too long, or nothing at all.
         """
         exchange = self._origin.exchange(exchange_id, user)
-        reason, edit = (reason or "").strip(), (edit or "").strip()
+        reason, edit = (self._origin.clean((text or "").strip()) for text in (reason, edit))
         _check(exchange, rating, reason, edit)
         feedback_id = fingerprint(exchange.id, by)[:12]
         data = self._store.record(COLLECTION, feedback_id)
