@@ -350,7 +350,7 @@ def test_a_draft_is_made_with_a_real_model_whatever_it_makes_of_the_schema(quiet
         with Twin.open(tmp_path / "twin", arguments=service.settings) as twin:
             twin.sync()
             answer = twin.write("ORMs", kind="thread", words=40)
-    # Random weights mostly fill their tokens before the last brace; then the outline is made by rule, and a note says so.
+    # Random weights mostly fill their tokens before the last brace; then a rule makes the outline, and a note says so.
     assert (answer.mode, answer.text[:3]) == ("generated", "1/ ")
     assert answer.usage.completion_tokens > 0
     assert log == []

@@ -22,7 +22,7 @@ def llm() -> None:
 @llm.command()
 @click.argument("model", default="")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
-@click.option("--engine", type=click.Choice(["vllm", "llama.cpp", "openvino"]), help="Default: the best that is here.")
+@click.option("--engine", default="", help="vllm, llama.cpp or openvino (default: the best that is here).")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
 @click.option("--file", default="", metavar="FILE.gguf", help="Which file of a model of the hub.")
@@ -35,7 +35,7 @@ def serve(
     ctx: click.Context,
     model: str,
     options: tuple[str, ...],
-    engine: str | None,
+    engine: str,
     host: str,
     port: int,
     file: str,
@@ -58,7 +58,7 @@ def serve(
         serving = service.serve(
             model,
             progress=on_stderr(),
-            engine=engine or "",
+            engine=engine,
             host=host,
             port=port,
             file=file,
