@@ -505,6 +505,55 @@ def test_a_site_with_neither_is_read_by_following_links(run: Run) -> None:
     assert run.site.statuses()[200] == 0
 
 
+def contents(markup: str) -> str:
+    """A page with the titles of eight posts, in one of the ways in which blogs write it."""
+    entries = "".join(
+        markup.format(link=f'<a href="/blog/{n}/">Why the queue number {n} was drained too late</a>') for n in range(8)
+    )
+    return f"""<!doctype html><html><head><title>Posts</title></head><body>
+<nav><a href="/">Home</a> <a href="/about/">About</a></nav><main><h1>Posts</h1>{entries}</main></body></html>"""
+
+
+@pytest.mark.parametrize(
+    "markup",
+    [
+        "<li>{link} <time>2019-03-04</time></li>",
+        "<li>2019-03-04 » {link}</li>",
+        "<div class='post'>{link}<div class='meta'>4 Mar 2019 · 5 min read · queues</div></div>",
+        "<tr><td>4 March 2019</td><td>{link}</td></tr>",
+        "<p>{link} (2019-03-04)</p>",
+        f"<li>{{link}}<p>{SENTENCE}</p></li>",
+    ],
+)
+def test_an_address_that_lists_the_posts_below_it_is_their_site(run: Run, markup: str) -> None:
+    run.site.pages["/blog/"] = contents(markup)
+    run.site.pages |= {f"/blog/{n}/": page(f"Queue {n}") for n in range(8)}
+    run.collect("/blog/")
+    assert {f"Queue {n}" for n in range(8)} <= set(run.documents())
+
+
+@pytest.mark.parametrize("markup", ["<li>{link} <time>2019-03-04</time></li>", "<div>{link}<p>5 min read</p></div>"])
+def test_a_list_of_titles_in_a_sitemap_is_no_article(run: Run, markup: str) -> None:
+    blog(run, 3)
+    run.site.pages["/all/"] = contents(markup)
+    list_pages(run, dict.fromkeys(["/posts/0/", "/posts/1/", "/all/"]))
+    assert run.outcomes(run.collect()) == {"/posts/0/": "added", "/posts/1/": "added", "/all/": "skipped"}
+
+
+def test_an_article_beside_the_titles_of_all_others_is_one_page(run: Run) -> None:
+    titles = "".join(
+        f"<li><a href='/blog/{n}/'>Why the queue number {n} was drained too late</a></li>" for n in range(8)
+    )
+    run.site.pages["/blog/3/"] = page("Queue 3").replace("<footer>", f"<aside><ul>{titles}</ul></aside><footer>")
+    assert run.outcomes(run.collect("/blog/3/")) == {"/blog/3/": "added"}
+
+
+def test_a_page_of_links_to_other_sites_is_something_to_read(run: Run) -> None:
+    links_out = "".join(f"<li><a href='https://o{n}.example/'>{SENTENCE}</a> I liked it well.</li>" for n in range(6))
+    run.site.pages["/week"] = page("Links of the week", f"<ul>{links_out}</ul>")
+    assert run.outcomes(run.collect("/week")) == {"/week": "added"}
+
+
 def test_odd_pages_on_the_way_end_by_themselves(run: Run) -> None:
     run.site.pages["/"] = index("/a", "/empty", "/odd").replace("<main>", '<base href="http://[bad"><main>')
     run.site.pages["/a"] = page("A")

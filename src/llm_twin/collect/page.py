@@ -29,6 +29,10 @@ PARAGRAPH_WORDS = 15
 """A paragraph of fewer words tells nothing about where the text of a page stands."""
 LINKED_SHARE = 0.6
 """A text of which more stands in links is a list of links."""
+LINKED_LINES = 5
+"""As many lines that lead to other pages of the site, and little else, make a list of posts."""
+LABEL_WORDS = 8
+"""A line of no more words between such lines is a date, tags or a reading time."""
 
 _ARTICLES = ("Article", "Posting", "Report")  # and what ends so: `TechArticle`, `BlogPosting`
 _LISTS = {"CollectionPage", "SearchResultsPage"}
@@ -177,7 +181,7 @@ def is_article(tree: Any, text: str, url: str) -> bool:
     """
     if is_archive_path(urlsplit(url).path):
         return False
-    kinds = {str(kind) for about in structured_data(tree) for kind in _types(about)}
+    kinds = _kinds(tree)
     says_article = any(kind.endswith(_ARTICLES) for kind in kinds)
     classes = set((tree.xpath("string(//body/@class)")).split())
     if kinds & _LISTS and not says_article:
@@ -186,9 +190,18 @@ def is_article(tree: Any, text: str, url: str) -> bool:
         return False
     if _share_in_links(text) > LINKED_SHARE:
         return False
-    if says_article or tree.xpath("//meta[@property='article:published_time']"):
-        return True
-    return not _lists_posts(tree)
+    return _says_article(tree) or not (_lists_posts(tree) or _lists_links(tree, text, url))
+
+
+def _says_article(tree: Any) -> bool:
+    """Whether a page calls itself an article."""
+    dated = tree.xpath("//meta[@property='article:published_time']")
+    return bool(dated) or any(kind.endswith(_ARTICLES) for kind in _kinds(tree))
+
+
+def _kinds(tree: Any) -> set[str]:
+    """What a page says of itself that it is, in the words of schema.org."""
+    return {str(kind) for about in structured_data(tree) for kind in _types(about)}
 
 
 def _types(about: Any) -> list[Any]:
@@ -211,6 +224,45 @@ def _lists_posts(tree: Any) -> bool:
             words = word_count("".join(element.itertext()))
             parts[-1] += words if words >= PARAGRAPH_WORDS else 0
     return linked >= LINKED_HEADINGS and max(parts) <= sum(parts) / 2
+
+
+def _lists_links(tree: Any, text: str, url: str) -> bool:
+    """Whether most of the text is lines that lead to other pages of the site, whatever markup they have.
+
+    A list of links to other sites is something to read, and may well be the author's.
+    """
+    titles = {" ".join("".join(link.itertext()).split()) for link in _links_on(tree, url)} - {""}
+    linked = others = 0
+    size = 0
+    for line in text.splitlines():
+        said = " ".join(_LINK.sub(r"\1", line).strip().lstrip("-*+#> ").split())
+        in_titles = sum(len(found[1]) for found in _LINK.finditer(line) if " ".join(found[1].split()) in titles)
+        if said in titles or 2 * in_titles > len(said):
+            linked += 1
+            size += len(said)
+        elif word_count(said) > LABEL_WORDS:
+            others += len(said)
+    return linked >= LINKED_LINES and size > LINKED_SHARE * (size + others)
+
+
+def is_above_others(page: Fetched) -> bool:
+    """Whether a page that does not call itself an article links to several pages below its own address."""
+    tree = parse_html(page.text)
+    if _says_article(tree):
+        return False
+    below = urlsplit(canonical(page.url)).path.rstrip("/") + "/"
+    paths = {urlsplit(canonical(link.get("href"), page.url)).path for link in _links_on(tree, page.url)}
+    return sum(path.startswith(below) and path != below for path in paths) >= LINKED_LINES
+
+
+def _links_on(tree: Any, url: str) -> Iterator[Any]:
+    """The links of a page that lead to other pages of its site."""
+    here = canonical(url)
+    for link in tree.xpath("//a[@href]"):
+        with suppress(ItemError):
+            there = canonical(link.get("href"), here)
+            if there.rstrip("/") != here.rstrip("/") and same_site(there, here):
+                yield link
 
 
 def _is_linked(heading: Any) -> bool:

@@ -24,7 +24,7 @@ from llm_twin.core.errors import ItemError, TwinError
 from llm_twin.core.records import Document, Kind, content_hash, document_id
 from llm_twin.core.text import word_count
 
-READERS_VERSION = 3
+READERS_VERSION = 4
 """Raised whenever a reader makes another document of the same bytes, so that all sources are read again."""
 NOTE_WORDS = 100
 """A text of fewer words is a note."""

@@ -1,6 +1,6 @@
 """Web pages: one article, or every article of a site.
 
-    address ─> an article? ─ yes ─> that page
+    address ─> an article, with none below it? ─ yes ─> that page
                  └─ no ─> sitemaps? ─ yes ─> every page they list, unchanged ones by their date
                             └─ no ─> a feed? ─ yes ─> its entries (see feed.py)
                                        └─ no ─> follow links, page by page
@@ -27,7 +27,15 @@ from urllib.parse import urljoin, urlsplit
 from llm_twin.collect import feed, patterns, sitemap
 from llm_twin.collect.fetch import FEEDS, JSON, PAGES, Fetched, Fetcher, Gone
 from llm_twin.collect.html import parse_html
-from llm_twin.collect.page import canonical, is_archive_path, is_shell, links_in, read_page, same_site
+from llm_twin.collect.page import (
+    canonical,
+    is_above_others,
+    is_archive_path,
+    is_shell,
+    links_in,
+    read_page,
+    same_site,
+)
 from llm_twin.collect.reading import READERS_VERSION, document_from, parse_date
 from llm_twin.collect.rendering import Rendering, render_page
 from llm_twin.collect.sources import SourceContext
@@ -74,11 +82,11 @@ class Extent:
 class WebSource:
     """The article at an address, or those of the site below it.
 
-    `scope` says which: `page`, `site`, or `auto`, where an address with a path whose page is an article is that page
-    and everything else a site. `prefix` is the beginning of the addresses or paths that belong to the site (default:
-    the folder of the address). `include` and `exclude` are patterns as in .gitignore, for the path of the address.
-    `max_pages` bounds a site: of one that has more, nothing counts as removed. `platform` is recorded as the documents'
-    source.
+    `scope` says which: `page`, `site`, or `auto`, where an address with a path whose page is an article, and leads to
+    no others below it, is that page and everything else a site. `prefix` is the beginning of the addresses or paths
+    that belong to the site (default: the folder of the address). `include` and `exclude` are patterns as in .gitignore,
+    for the path of the address. `max_pages` bounds a site: of one that has more, nothing counts as removed. `platform`
+    is recorded as the documents' source.
 
     Of a page that is rendered, `scroll` goes to its end until nothing new comes, `wait_for` is a CSS selector that must
     match before it is read, and `timeout_s` bounds all of that (0: as in `[browser]`). `profile` is the folder of a
@@ -244,7 +252,7 @@ class WebSource:
             if not error.skipped:
                 raise
             return False
-        return True
+        return not is_above_others(page)
 
     # --- a site -----------------------------------------------------------------------------------------------------
 
