@@ -13,7 +13,7 @@ from llm_twin.core.prompts import OUTLINE, SECTION, version
 from llm_twin.core.records import DocumentHeader, Embedding, Passage, Passages, TextDelta, Usage
 from llm_twin.inference.verify import content
 from llm_twin.inference.write import write
-from scripted_llm import Reply, ScriptedLlm, piece, refuses, says
+from scripted_llm import Reply, ScriptedLlm, event, piece, refuses, says
 from small_parts import WordTokenizer
 
 ORMS = "I never use ORMs, because they hide the SQL that runs."
@@ -136,6 +136,15 @@ def test_after_two_bad_outlines_the_sections_follow_what_was_found_and_the_answe
     assert answer.text == "# SQL\n\n## Why not\n\nYes.\n\n## Speed\n\nNo."
     assert answer.notes == ("toy gave no usable outline in two tries, so the sections follow the passages found.",)
     assert ORMS in server.requests[2]["messages"][1]["content"]  # its own search found nothing, the topic's stands in
+
+
+def test_an_outline_whose_stream_ends_in_an_error_counts_as_a_bad_one():
+    cut_off = event({"error": {"message": "The model produced output that does not match the expected format"}})
+    broken = Reply([piece('{"title": "x"'), cut_off])
+    server, _, answer = written([broken, broken, says("Yes."), says("No.")])
+    assert answer.text == "# SQL\n\n## Why not\n\nYes.\n\n## Speed\n\nNo."
+    assert answer.notes == ("toy gave no usable outline in two tries, so the sections follow the passages found.",)
+    assert len(server.requests) == 4
 
 
 def test_an_outline_of_too_many_sections_is_cut_to_what_the_kind_allows():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from llm_twin.core.errors import ConfigError
+from llm_twin.core.errors import ConfigError, ModelError, ModelMissing
 from llm_twin.core.ports import Embedder, LanguageModel
 from llm_twin.core.prompts import OUTLINE, SECTION, SHAPES, render_outline, render_section, version
 from llm_twin.core.records import Answer, Message, Passage, Passages, TextDelta, Usage, VoiceProfile
@@ -100,9 +100,14 @@ class _Draft:
         sections = min(max(round(length / WORDS_PER_SECTION[self.kind]), least), most)
         messages = render_outline(topic, passages, author=self.author, kind=self.kind, length=length, sections=sections)
         for _ in range(2):
-            reply = self._structured(messages)
             try:
+                reply = self._structured(messages)
                 outline = Outline.model_validate_json(_json_in(reply))
+            except ModelMissing:
+                raise
+            except ModelError:
+                # llama-server reports an error, not a short reply, where the tokens end before the JSON does.
+                continue
             except ValidationError as error:
                 wrong = error.errors()[0]
                 place = ".".join(str(part) for part in wrong["loc"]) or "the whole reply"
