@@ -18,7 +18,8 @@ CORE_FOR_DOORS = {"llm_twin.core.records", "llm_twin.core.errors", "llm_twin.cor
 DOORS_THAT_START_DOORS = {("llm_twin.cli.serve", "llm_twin.server.run"), ("llm_twin.cli.mcp", "llm_twin.server.mcp")}
 VENDORS = {
     "sqlalchemy", "psycopg", "pymongo", "qdrant_client", "qdrant_edge", "openvino", "openvino_genai", "tokenizers",
-    "openai", "opentelemetry", "mlflow", "sagemaker", "zenml", "huggingface_hub", "safetensors", "playwright", "selenium",
+    "openai", "opentelemetry", "mlflow", "sagemaker", "zenml", "huggingface_hub", "safetensors", "playwright",
+    "selenium",
 }  # fmt: skip
 
 
