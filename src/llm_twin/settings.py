@@ -7,6 +7,7 @@ key, the file and line (or the variable), and the nearest valid key. Nothing her
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import tomllib
@@ -290,6 +291,19 @@ class ServerSettings(_Section):
     """Seconds a request may take to arrive."""
     log_questions: bool = False
     """Whether the access log tells what stands after the `?` of an address."""
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _addresses_only(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        """Names are not looked up, and `*` would let everybody choose the address that they come from."""
+        for proxy in proxies:
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError:
+                raise ValueError(
+                    f"{proxy!r} is no address of a proxy; name yours, as in 127.0.0.1 or 10.0.0.0/8"
+                ) from None
+        return proxies
 
 
 class TracesSettings(_Section):

@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx2
 import pytest
 from fastapi import FastAPI, Request
 from pydantic import BaseModel
 
-from llm_twin.core.errors import ConfigError
+from llm_twin.core.errors import ConfigError, StoreError
 from llm_twin.server import problems, security
 from llm_twin.server.app import create_app
 from llm_twin.server.metrics import Metrics
@@ -89,12 +90,88 @@ def test_without_keys_a_name_that_was_bound_to_this_machine_by_somebody_else_is_
     assert (refused.status_code, refused.json()["type"]) == (421, "urn:llm-twin:WrongHost")
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8765", "[::1]:8765", "LOCALHOST:1"])
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8765", "[::1]:8765", "[::1]", "LOCALHOST:1", "127.8.0.1:80"])
 def test_the_names_of_this_machine_are_answered(twin: Twin, host: str) -> None:
     assert call(guarded(twin), "GET", "/v1/status", at={"host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:9999"])
+@pytest.mark.parametrize("host", ["", "0.0.0.0:8765", "localhost.", "127.0.0.1.", "[::1", ":8765", "127.0.0.1:x"])
+def test_without_keys_what_is_no_name_of_this_machine_is_refused(twin: Twin, host: str) -> None:
+    refused = call(guarded(twin), "GET", "/v1/status", headers={"Host": host})
+    assert (refused.status_code, refused.json()["type"]) == (421, "urn:llm-twin:WrongHost")
+
+
+def test_a_name_of_the_settings_is_answered_in_any_case(tmp_path: Path) -> None:
+    Twin.init(tmp_path, author="You").close()
+    with Twin.open(tmp_path, arguments={"server.hosts": ("Desk.local",)}) as twin:
+        assert call(guarded(twin), "GET", "/v1/status", at={"host": "desk.LOCAL:8765"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X-Forwarded-For", "203.0.113.5"),
+        ("x-forwarded-for", ""),
+        ("Forwarded", "for=203.0.113.5"),
+        ("X-Real-IP", "127.0.0.1"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Forwarded-Host", "localhost"),
+        ("Via", "1.1 Caddy"),
+    ],
+)
+def test_without_keys_what_comes_through_a_proxy_of_this_machine_is_not_of_this_machine(
+    twin: Twin, name: str, value: str
+) -> None:
+    refused = call(guarded(twin), "GET", "/v1/status", headers={name: value})
+    assert (refused.status_code, refused.json()["type"]) == (401, "urn:llm-twin:KeyMissing")
+    assert call(guarded(twin), "GET", "/", headers={name: value}).status_code == 200
+    secret = secret_of(twin, "read")
+    assert call(guarded(twin), "GET", "/v1/status", headers={name: value}, at={"key": secret}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("told", "status"),
+    [
+        ({}, 200),
+        ({"http_version": "1.0"}, 401),  # what nginx speaks to the service that it stands before
+        ({"client": None}, 401),
+        ({"client": ("::1", 5000)}, 200),
+        ({"client": ("::ffff:203.0.113.5", 5000)}, 401),
+        ({"type": "websocket"}, 403),
+    ],
+)
+def test_without_keys_only_a_plain_request_of_this_machine_is_trusted(
+    twin: Twin, told: dict[str, Any], status: int
+) -> None:
+    assert asgi(guarded(twin), **told)[0] == status
+
+
+def asgi(door: Door, **told: Any) -> tuple[int, dict[str, str]]:
+    """Status and headers of what the door answers to a request as a server hands it over."""
+    scope = {
+        "type": "http", "http_version": "1.1", "method": "GET", "path": "/v1/status", "query_string": b"",
+        "headers": [(b"host", b"localhost")], "client": ("127.0.0.1", 5000), **told,
+    }  # fmt: skip
+    sent: list[dict[str, Any]] = []
+
+    waiting = [{"type": "websocket.connect" if scope["type"] == "websocket" else "http.request", "body": b""}]
+
+    async def receive() -> dict[str, Any]:
+        if not waiting:
+            await asyncio.Event().wait()  # the client neither sends more nor leaves
+        return waiting.pop()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(door(scope, receive, send))
+    headers = {name.decode(): value.decode() for name, value in sent[0].get("headers", [])}
+    return (403 if sent[0]["type"] == "websocket.close" else sent[0]["status"]), headers
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://localhost:9999", "http://[", "localhost:8765"]
+)
 def test_a_page_of_another_site_may_not_post(twin: Twin, origin: str) -> None:
     refused = call(guarded(twin), "POST", "/v1/sync", headers={"Origin": origin})
     assert (refused.status_code, refused.json()["type"]) == (403, "urn:llm-twin:WrongOrigin")
@@ -109,7 +186,7 @@ def test_listening_to_the_world_needs_a_key() -> None:
     for host in ("127.0.0.1", "::1", "localhost"):
         check_address(host, keys=False)
     check_address("0.0.0.0", keys=True)
-    for host in ("0.0.0.0", "::", "192.168.1.4", "example.org"):
+    for host in ("", "0", "0.0.0.0", "::", "::ffff:0.0.0.0", "192.168.1.4", "example.org"):
         with pytest.raises(ConfigError, match="twin keys add NAME"):
             check_address(host, keys=False)
 
@@ -173,6 +250,54 @@ def test_who_tries_many_wrong_keys_has_to_wait_and_others_do_not(twin: Twin) -> 
     assert call(door, "GET", "/v1/status", at={"key": secret, "address": "203.0.113.9"}).status_code == 200
 
 
+def test_wrong_keys_do_not_lock_out_who_had_the_right_one_at_the_same_address(twin: Twin) -> None:
+    door, secret, unused = guarded(twin), secret_of(twin, "read"), secret_of(twin, "read")
+    now = 0.0
+    door.failures.clock = lambda: 0.0
+    door.keys._clock = lambda: now
+    assert call(door, "GET", "/v1/status", at={"key": secret}).status_code == 200
+    for _ in range(11):
+        call(door, "GET", "/v1/status", at={"key": "twin_00000000_wrong"})
+    now = 10 * security.KNOWN_FOR_S
+    assert call(door, "GET", "/v1/status", at={"key": secret}).status_code == 200
+    assert call(door, "GET", "/v1/status", at={"key": unused}).status_code == 429
+    twin.keys.revoke(secret.split("_")[1])
+    now += security.KNOWN_FOR_S
+    assert [call(door, "GET", "/v1/status", at={"key": secret}).status_code for _ in range(2)] == [401, 429]
+
+
+def test_wrong_keys_are_counted_by_the_network_that_one_owner_has_of_ipv6(twin: Twin) -> None:
+    door = guarded(twin)
+    secret_of(twin, "read")
+    door.failures.clock = lambda: 0.0
+    addresses = [f"2001:db8:0:1::{number:x}" for number in range(11)] + ["2001:db8:0:2::1", "192.0.2.1", "192.0.2.2"]
+    wrong = [call(door, "GET", "/v1/status", at={"key": "no", "address": each}).status_code for each in addresses]
+    assert wrong == [401] * 10 + [429] + [401] * 3
+
+
+def test_a_wrong_an_expired_and_a_revoked_key_get_the_same_answer(twin: Twin) -> None:
+    expired, revoked = secret_of(twin, "read", lasts=timedelta(microseconds=1)), secret_of(twin, "read")
+    twin.keys.revoke(revoked.split("_")[1])
+    answers = {
+        (got.status_code, got.text)
+        for key in (expired, revoked, expired[:14] + "A" * 43, "twin_00000000_" + "A" * 43, "guess")
+        for got in [call(guarded(twin), "GET", "/v1/status", at={"key": key})]
+    }
+    assert len(answers) == 1
+
+
+def test_a_warehouse_that_fails_is_a_problem_told_and_opens_nothing(twin: Twin) -> None:
+    door = guarded(twin)
+
+    def fail() -> list[Any]:
+        raise StoreError("the warehouse is locked; try again")
+
+    twin.keys.all = fail  # type: ignore[method-assign]
+    for path in ("/", "/v1/status"):
+        got = call(door, "GET", path)
+        assert (got.status_code, got.json()["type"]) == (503, "urn:llm-twin:StoreError")
+
+
 def test_a_key_that_asks_too_often_is_told_when_it_may_again(tmp_path: Path) -> None:
     Twin.init(tmp_path, author="You").close()
     with Twin.open(tmp_path, arguments={"server.asks_per_minute": 2}) as twin:
@@ -222,6 +347,19 @@ def test_a_body_that_never_ends_is_refused_in_time(tmp_path: Path) -> None:
         assert (refused.status_code, refused.json()["type"]) == (408, "urn:llm-twin:BodyTooSlow")
 
 
+@pytest.mark.parametrize("length", ["9" * 5000, "0" * 20 + "1", "10000001"])
+def test_a_length_that_no_request_has_is_refused(twin: Twin, length: str) -> None:
+    headers = [(b"host", b"localhost"), (b"content-length", length.encode())]
+    assert asgi(guarded(twin), method="POST", path="/v1/ask", headers=headers)[0] == 413
+
+
+def test_no_cache_keeps_what_a_caller_was_told_but_may_keep_the_page(twin: Twin) -> None:
+    door = guarded(twin)
+    assert call(door, "GET", "/v1/status").headers["cache-control"] == "no-store"
+    assert call(door, "GET", "/v1/status", at={"address": "203.0.113.5"}).headers["cache-control"] == "no-store"
+    assert "cache-control" not in call(door, "GET", "/").headers
+
+
 def test_every_reply_tells_the_browser_to_run_nothing_of_others(twin: Twin) -> None:
     for path in ("/", "/v1/status", "/nowhere"):
         headers = call(guarded(twin), "GET", path).headers
@@ -239,6 +377,19 @@ def test_only_the_sites_of_the_settings_may_read_replies(tmp_path: Path) -> None
         assert call(guarded(twin), "OPTIONS", "/v1/ask", headers=asked).status_code == 204
         allowed = call(guarded(twin), "POST", "/v1/sync", headers={"Origin": notes})
         assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, notes)
+        assert "access-control-allow-credentials" not in allowed.headers
+        assert allowed.headers["vary"] == "Origin"
+        near = [
+            f"{notes}.evil.example",
+            notes.upper(),
+            notes + "/",
+            notes.replace("https", "http"),
+            f"{notes}, {notes}",
+        ]
+        for origin in near:
+            got = call(guarded(twin), "GET", "/v1/status", headers={"Origin": origin})
+            assert "access-control-allow-origin" not in got.headers
+            assert call(guarded(twin), "OPTIONS", "/v1/ask", headers={**asked, "Origin": origin}).status_code != 204
         other = call(guarded(twin), "GET", "/v1/status", headers={"Origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers
 
@@ -254,6 +405,17 @@ def test_the_access_log_holds_no_questions_and_no_keys(twin: Twin, caplog: pytes
     assert secret not in caplog.text
     assert "nearly" not in caplog.text
     assert "/a?b" in caplog.text
+
+
+def test_nothing_that_a_client_sends_can_begin_a_line_of_the_log(twin: Twin, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="llm_twin.access"):
+        secret_of(twin, "read")
+        door = guarded(twin)
+        key = (b"authorization", b"Bearer no")
+        asgi(door, path="/a\r\nb\x1b[2J\u2028c", client=("1\x1b[31m\r\n2", 1), headers=[key])
+    assert "1?[31m??2 GET /a??b?[2J?c 401" in caplog.text
+    assert "a wrong key came from 1?[31m??2" in caplog.text
+    assert not {character for record in caplog.records for character in record.getMessage()} & set("\r\n\x1b\u2028")
 
 
 def test_questions_stand_in_the_log_where_that_was_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -285,6 +447,67 @@ def test_every_route_needs_the_scope_that_was_meant_for_it(twin: Twin) -> None:
     assert {"/v1/search", "/v1/documents", "/v1/status"} <= needs["read"]
 
 
-@pytest.mark.parametrize("path", ["/v1/sync", "/v1/nothing", "/web", "/v1/status/../sync", "/V1/ask", "//"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/sync", "/v1/nothing", "/web", "/v1/status/../sync", "/V1/ask", "//", "", "/v1//ask", "/v1/ask/",
+        "/v1/ask\n", "//v1/ask", "/v1/ask/../sync", "/v1/ask;x", "/v1/ask%2f", "/mcp/../v1/sync", "/mcp//",
+    ],
+)  # fmt: skip
 def test_a_path_that_no_rule_names_is_for_admins(path: str) -> None:
     assert needed("POST", path) == "admin"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "scope"),
+    [
+        ("HEAD", "/v1/status", "read"), ("HEAD", "/", "public"), ("OPTIONS", "/v1/status", "admin"),
+        ("OPTIONS", "/", "admin"), ("PUT", "/", "admin"), ("get", "/v1/status", "admin"), ("TRACE", "/", "admin"),
+        ("GET", "/web/../v1/status", "public"),  # of the page's files alone: see the test that follows
+    ],
+)  # fmt: skip
+def test_a_method_needs_its_own_scope(method: str, path: str, scope: str) -> None:
+    assert needed(method, path) == scope
+
+
+WAYS_ROUND = [
+    "/web/../v1/status", "/web/..%2fv1%2fstatus", "/web/%2e%2e/v1/status", "/web//../v1/status", "/%2fv1/status",
+    "//v1/status", "/v1//status", "/v1/status/", "/v1/status%2f", "/v1/./status", "/V1/STATUS", "/v1/status%00",
+    "/v1%2fstatus", "/web/../../../twin.toml", "/web/..%2f..%2f..%2ftwin.toml", "/web/%00", "/v1/status%0a",
+    "/v1/status;/web/", "http://localhost/v1/status", "/healthz/../v1/status", "/favicon.ico/../v1/status",
+]  # fmt: skip
+
+
+def test_no_way_of_writing_a_path_leads_past_the_table(twin: Twin) -> None:
+    twin.keys.add("mine", scope="admin", now=datetime.now(UTC))
+    door = create_app(twin)
+    told = {path: asgi(door, path=unquote(path), raw_path=path.encode(), root_path="")[0] for path in WAYS_ROUND}  # type: ignore[arg-type]
+    assert set(told.values()) <= {401, 404, 405}, told
+    assert asgi(door, path="/web/app.js", raw_path=b"/web/app.js", root_path="")[0] == 200  # type: ignore[arg-type]
+
+
+def test_a_stranger_is_told_what_is_not_ready_and_not_where(twin: Twin) -> None:
+    door = create_app(twin)
+    door.state.desk.warm.set()
+    for address, named in (("127.0.0.1", True), ("203.0.113.5", False)):
+        got = call(door, "GET", "/readyz", at={"address": address})  # type: ignore[arg-type]
+        assert got.status_code == 503
+        (index,) = (each for each in got.json()["missing"] if each["name"] == "index")
+        assert (index["detail"] == "nothing is indexed yet") is named
+        assert index["remedy"] == "twin sync"
+
+
+def test_strangers_cannot_fill_the_memory_with_methods_of_their_own(twin: Twin) -> None:
+    door = create_app(twin)
+    for number in range(20):
+        asgi(door, method=f"X{number}")  # type: ignore[arg-type]
+    shown = door.state.metrics.exposition().decode()
+    assert 'method="other"' in shown
+    assert "X1" not in shown
+
+
+@pytest.mark.parametrize("proxies", [["*"], ["proxy.local"], ["127.0.0.1", "10.0.0.1/8"]])
+def test_a_proxy_is_trusted_by_its_address_alone(tmp_path: Path, proxies: list[str]) -> None:
+    Twin.init(tmp_path, author="You").close()
+    with pytest.raises(ConfigError, match="is no address of a proxy; name yours"):
+        Twin.open(tmp_path, arguments={"server.trusted_proxies": proxies})

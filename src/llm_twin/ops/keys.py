@@ -57,12 +57,14 @@ class ApiKeys:
     def add(self, name: str, *, scope: str, now: datetime, lasts: timedelta | None = None) -> tuple[ApiKey, str]:
         """Make a key and return it with its secret, which is stored nowhere and cannot be shown again.
 
-        Raises `ConfigError` for an unknown scope, an empty name, or a time that is already over.
+        Raises `ConfigError` for an unknown scope, a name that is empty or no line of text, or a time that is over.
         """
         if scope not in SCOPES:
             raise ConfigError(f"there is no scope {scope!r}; use one of {', '.join(SCOPES)}")
         if not name.strip():
             raise ConfigError("a key needs a name, so that you know later which one to revoke; got an empty one")
+        if not name.isprintable():
+            raise ConfigError(f"the name {name!r} has characters that cannot be shown; use a single line of text")
         if lasts is not None and lasts <= timedelta(0):
             raise ConfigError(f"a key that lasts {lasts} could never be used; give it a time above zero")
         key_id = secrets.token_hex(_ID_CHARACTERS // 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
@@ -45,7 +47,11 @@ async def _missing(request: Request) -> list[Missing]:
     if not desk.warm.is_set():
         return [Missing("service", "its parts are being loaded", "wait a few seconds")]
     checks = await run_in_threadpool(twin_of(request).ready)
-    return [Missing(check.name, check.detail, check.remedy) for check in checks if not check.ok]
+    missing = [Missing(check.name, check.detail, check.remedy) for check in checks if not check.ok]
+    if "read" in request.state.caller.scopes:
+        return missing
+    # Details name folders of this machine, and everybody may ask whether the service is ready.
+    return [replace(each, detail="ask with a key to read why") for each in missing]
 
 
 @router.get(

@@ -16,6 +16,7 @@ from llm_twin.core.records import Answer
 if TYPE_CHECKING:
     from llm_twin.server.streaming import Line
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
@@ -70,7 +71,8 @@ class Metrics:
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """A request was answered."""
-        self._requests.labels(route, method, str(status)).inc()
+        known = method if method in _METHODS else "other"  # strangers must not make up series
+        self._requests.labels(route, known, str(status)).inc()
         self._request_s.labels(route).observe(seconds)
 
     def answered(self, answer: Answer, *, with_model: bool) -> None:

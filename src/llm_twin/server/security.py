@@ -4,7 +4,9 @@ One ASGI middleware around the whole application, so that no route can be added 
 table, `RULES`; a path that no rule names needs the scope `admin`.
 
 Without any key the service trusts this machine and nobody else: it listens on loopback only, and refuses requests that
-a page of another site could make a browser send (DNS rebinding, cross-site posts).
+a page of another site could make a browser send (DNS rebinding, cross-site posts) or that came through a proxy.
+
+docs/security.md has the threats one by one.
 """
 
 from __future__ import annotations
@@ -20,14 +22,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
-from llm_twin.core.errors import ConfigError
+from llm_twin.core.errors import ConfigError, TwinError
 from llm_twin.server.metrics import Metrics
 from llm_twin.server.problems import Refused, problem_of, response
 from llm_twin.settings import ServerSettings
@@ -53,7 +55,8 @@ RULES: Sequence[tuple[str, str, str]] = (
 )
 """Method, path and the scope it needs; the first that fits counts, and what none names needs `admin`."""
 
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
+PROXY_HEADERS = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
+"""What proxies add to a request. A request with any of it was not sent on this machine, wherever it comes from."""
 
 HEADERS = {
     "content-security-policy": (
@@ -69,6 +72,9 @@ HEADERS = {
 }
 """On every reply. HSTS is the business of whoever terminates TLS."""
 
+PRIVATE = ("/v1/", "/mcp", "/metrics")
+"""Beginnings of paths whose replies no cache may keep, unless the reply itself says otherwise."""
+
 KNOWN_FOR_S = 5.0
 """Seconds for which a key is trusted without looking again, so also the longest a revoked one still works."""
 
@@ -76,6 +82,7 @@ FAILED_SIGN_INS = 10
 """Wrong keys that one address may try in a minute."""
 
 _MOST_BUCKETS = 10_000
+_LONGEST_LENGTH = 15  # digits of a Content-Length; more would be a petabyte
 _UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
@@ -105,17 +112,26 @@ def check_address(host: str, *, keys: bool) -> None:
     if keys or _is_loopback(host):
         return
     raise ConfigError(
-        f"without a key everybody who reaches {host} could read and ask; make one with `twin keys add NAME`, "
-        f"or listen on 127.0.0.1"
+        f"without a key everybody who reaches {host or 'any address of this machine'} could read and ask; make one "
+        f"with `twin keys add NAME`, or listen on 127.0.0.1"
     )
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether an address is of this machine; a Unix socket has none and is reached from here only."""
+    """Whether an address, or `localhost`, is of this machine. No address is none: a proxy may stand before a socket."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
-        return host.lower() in ("localhost", "")
+        return host.lower() == "localhost"
+
+
+def _neighbours(address: str) -> str:
+    """Whose wrong keys are counted together: an IPv4 address, or the network of 2⁶⁴ addresses that a home gets."""
+    try:
+        known = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return address if known.version == 4 else f"{int(known) >> 64:x}::/64"
 
 
 @dataclass(slots=True)
@@ -154,9 +170,14 @@ class KeyRing:
             self._any = (self._clock() + KNOWN_FOR_S, there)
         return self._any[1]
 
+    def knew(self, secret: str) -> bool:
+        """Whether it was right when it was last looked up."""
+        known = self._callers.get(_digest(secret))
+        return known is not None and known[1] is not None
+
     async def caller(self, secret: str) -> Caller | None:
         """Whose secret this is; None for a wrong, revoked or expired one."""
-        name = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()  # memory holds no secrets either
+        name = _digest(secret)
         known = self._callers.get(name)
         if known is None or known[0] <= self._clock():
             key = await run_in_threadpool(self._twin.keys.recognise, secret, now=datetime.now(UTC))
@@ -166,6 +187,11 @@ class KeyRing:
             while len(self._callers) > _MOST_BUCKETS:
                 self._callers.popitem(last=False)
         return known[1]
+
+
+def _digest(secret: str) -> bytes:
+    """What stands for a secret in memory, which holds none either."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
 class Door:
@@ -182,6 +208,9 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
+        if scope["type"] == "websocket":  # none is served, and none may come past this guard
+            await WebSocketClose()(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -194,7 +223,7 @@ class Door:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._add_headers(MutableHeaders(scope=message), origin)
+                self._add_headers(MutableHeaders(scope=message), origin, scope["path"])
             await send(message)
 
         caller = NOBODY
@@ -205,16 +234,17 @@ class Door:
             caller = await self._admitted(scope, headers)
             scope.setdefault("state", {})["caller"] = caller
             await self.app(scope, _Limited(receive, headers, self.limits), sending)
-        except Refused as refused:
+        except (Refused, TwinError) as error:
             if status:  # too late to say so: the reply has begun
                 raise
-            self.metrics.refused(refused.problem.name)
-            told = response(problem_of(refused), refused.headers, path=scope["path"])
+            problem = problem_of(error)
+            self.metrics.refused(problem.name)
+            told = response(problem, error.headers if isinstance(error, Refused) else None, path=scope["path"])
             await told(scope, receive, sending)
         finally:
             spent_ms = (time.perf_counter() - started) * 1000
             path = _shown(scope, questions=self.limits.log_questions)
-            who = _client(scope) or "-"
+            who = _printable(_client(scope)) or "-"
             _log.info("%s %s %s %d %.1f ms %s", who, scope["method"], path, status, spent_ms, caller.id)
 
     async def _admitted(self, scope: Scope, headers: Headers) -> Caller:
@@ -222,7 +252,7 @@ class Door:
         locked = await self.keys.required()
         self._check_site(scope, headers, locked=locked)
         scope_needed = needed(scope["method"], scope["path"])
-        if not locked and _is_loopback(_client(scope)):
+        if not locked and _is_loopback(_client(scope)) and not _is_proxied(scope, headers):
             return LOCAL
         caller = await self._identify(scope, headers)
         if scope_needed == "public":
@@ -247,13 +277,15 @@ class Door:
         said = headers.get("authorization")
         if said is None:
             return NOBODY
-        address = _client(scope)
-        if wait := self.failures.wait_s(address, take=False):
-            raise _too_many(f"too many wrong keys came from {address}", wait)
         kind, _, secret = said.partition(" ")
-        caller = await self.keys.caller(secret.strip()) if kind.lower() == "bearer" else None
+        secret = secret.strip() if kind.lower() == "bearer" else ""
+        address = _printable(_client(scope))
+        # A key that was right goes on working: behind a proxy that nobody named, all callers share one address.
+        if not self.keys.knew(secret) and (wait := self.failures.wait_s(_neighbours(address), take=False)):
+            raise _too_many(f"too many wrong keys came from {address}", wait)
+        caller = await self.keys.caller(secret)
         if caller is None:
-            self.failures.wait_s(address)
+            self.failures.wait_s(_neighbours(address))
             _log.warning("a wrong key came from %s", address)
             raise Refused(
                 401, "KeyWrong", "The key is wrong",
@@ -285,15 +317,19 @@ class Door:
             )  # fmt: skip
 
     def _is_ours(self, host: str) -> bool:
-        name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
-        return name.lower() in LOOPBACK_NAMES or name.lower() in self.limits.hosts
+        # An address cannot be bound to another machine, so that any of loopback will do.
+        name = re.sub(r":\d+\Z", "", host).lower()
+        return _is_loopback(name) or name in {each.lower() for each in self.limits.hosts}
 
     def _is_same(self, origin: str, host: str) -> bool:
-        return urlsplit(origin).netloc.lower() == host.lower() or origin in self.limits.cors_origins
+        _, _, site = origin.partition("://")
+        return (site != "" and site.lower() == host.lower()) or origin in self.limits.cors_origins
 
-    def _add_headers(self, headers: MutableHeaders, origin: str | None) -> None:
+    def _add_headers(self, headers: MutableHeaders, origin: str | None, path: str) -> None:
         for name, value in HEADERS.items():
             headers.setdefault(name, value)
+        if path.startswith(PRIVATE):
+            headers.setdefault("cache-control", "no-store")
         if origin in self.limits.cors_origins:
             headers["access-control-allow-origin"] = str(origin)
             headers["cross-origin-resource-policy"] = "cross-origin"
@@ -311,7 +347,8 @@ class _Limited:
         self._whole = False
         self._until = asyncio.get_running_loop().time() + limits.body_timeout_s
         announced = headers.get("content-length", "")
-        if announced.isascii() and announced.isdigit() and int(announced) > self._most:
+        is_number = announced.isascii() and announced.isdigit()
+        if is_number and (len(announced) > _LONGEST_LENGTH or int(announced) > self._most):
             raise self._too_long()
 
     async def __call__(self) -> Message:
@@ -360,8 +397,17 @@ def _client(scope: Scope) -> str:
     return str(scope["client"][0]) if scope.get("client") else ""
 
 
+def _is_proxied(scope: Scope, headers: Headers) -> bool:
+    """Whether a request came through a proxy: by what most add, or by HTTP/1.0, which little else speaks."""
+    return scope.get("http_version") == "1.0" or any(name in headers for name in PROXY_HEADERS)
+
+
 def _shown(scope: Scope, *, questions: bool) -> str:
     """The path for the log; what a client put after the question mark only where that was asked for."""
     query = scope.get("query_string", b"").decode("latin-1")
-    path = f"{scope['path']}?{query}" if questions and query else scope["path"]
-    return "".join(character if character.isprintable() else "?" for character in path)
+    return _printable(f"{scope['path']}?{query}" if questions and query else scope["path"])
+
+
+def _printable(text: str) -> str:
+    """A text in which nothing ends the line or turns a terminal's head."""
+    return "".join(character if character.isprintable() else "?" for character in text)
