@@ -40,13 +40,13 @@ from llm_twin.server.openai_schemas import (
     ASK,
     CARD,
     COMPLETION,
+    ERRORS,
     STREAM,
     WRITE,
     ChatBody,
     Completion,
     ModelCard,
     ModelList,
-    errors,
 )
 from llm_twin.server.problems import Refused, problem_of
 from llm_twin.server.reading import Name
@@ -63,14 +63,14 @@ TOKENS_PER_WORD = 2
 # --- routes ---------------------------------------------------------------------------------------------------------
 
 
-@router.get("/models", responses={200: reply(ModelList, {"object": "list", "data": [CARD]}), **errors()})
+@router.get("/models", responses={200: reply(ModelList, {"object": "list", "data": [CARD]}), **ERRORS})
 def models(request: Request) -> JSONResponse:
     """The models that can be asked: `twin`, and with a language model `twin-write`."""
     twin = twin_of(request)
     return JSONResponse({"object": "list", "data": [_card(name, twin) for name in _names(twin)]})
 
 
-@router.get("/models/{model_id}", responses={200: reply(ModelCard, CARD), **errors(400, 404)})
+@router.get("/models/{model_id}", responses={200: reply(ModelCard, CARD), **ERRORS})
 def model(request: Request, model_id: Name) -> JSONResponse:
     """One of the models."""
     _check_model(model_id, twin_of(request))
@@ -81,7 +81,7 @@ def model(request: Request, model_id: Name) -> JSONResponse:
     "/chat/completions",
     responses={
         200: reply(Completion, COMPLETION, description="The reply, or with `stream` its chunks.", events=STREAM),
-        **errors(400, 404, 501, 502, 503, 504),
+        **ERRORS,
     },
 )
 async def complete(body: ChatBody, request: Request) -> Response:

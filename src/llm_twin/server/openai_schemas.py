@@ -290,9 +290,16 @@ STREAM = (
 CARD = {"id": ASK, "object": "model", "created": 1795356000, "owned_by": "llm-twin"}
 
 
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The errors that a route may answer with, for its description."""
-    error = Problem("InvalidValue", "", 400, "n: Input should be 1; change it or leave it out").as_openai()
-    content = {"application/json": {"schema": {"type": "object", "required": ["error"]}, "example": error}}
-    described = {"description": "An error as OpenAI's API words it", "content": content}
-    return dict.fromkeys(sorted({*statuses, 401, 403, 413, 429, 500}), described)
+_ERROR = {
+    "description": "An error as OpenAI's API words it",
+    "content": {
+        "application/json": {
+            "schema": {"type": "object", "required": ["error"]},
+            "example": Problem(
+                "ValidationError", "", 422, "", ({"at": "body.n", "message": "Input should be 1"},)
+            ).as_openai(),
+        }
+    },
+}
+ERRORS: dict[int | str, dict[str, Any]] = {"4XX": _ERROR, "5XX": _ERROR}
+"""What a route may answer with when all is not well, for its description."""
