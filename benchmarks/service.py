@@ -1,13 +1,14 @@
 """The service: what it adds to the twin itself, and whether anything is lost under load, for long, or with a bad model.
 
-    python benchmarks/service.py [--json] [--soak 10000] [--only overhead search soak faults]
+    python benchmarks/service.py [--json] [--soak 10000] [--only overhead streams search soak faults]
 
 A workspace of blog posts is served by `twin serve` in a process of its own. Its language model is scripted, in another
 process: a first token after 100 ms, then one every 20 ms. This process asks, over plain sockets.
 
-*overhead*  The same questions to `Twin.ask_events` in this process, and to the service, in alternating rounds, with 1,
-            8 and 64 at a time. Milliseconds until the passages are there (retrieval), until the first text, and the
-            pauses between two pieces of text. The difference of the medians is what the service adds.
+*overhead*  The same question to the twin in this process and to the service, in turn, one at a time: what the service
+            adds until the passages are there (retrieval) and until the first text, over pairs; processor time of each.
+*streams*   Both ways in alternating rounds with 1, 8 and 64 at a time: the same times, the pauses between two pieces of
+            text, and answers that broke off.
 *search*    Requests per second of POST /v1/search against `Twin.search` in threads of this process.
 *soak*      Many requests of every kind, and the service's memory as it says itself.
 *faults*    Questions while the model server fails every request, cuts replies, is too slow, and is dead.
@@ -47,6 +48,7 @@ FIRST_S, EACH_S = 0.1, 0.02
 ROUNDS = 2
 FAULTS = ("well", "failing", "cutting", "slow", "dead", "well again")
 PER_FAULT = 48
+PAIRS = 60
 SLOW_S = 2.0
 """Seconds that the service waits for a first token; the slow model takes three times as long."""
 
@@ -87,7 +89,36 @@ class Timed:
 
 
 def overhead(home: Path, service: Service, model: Model, questions: list[str], _: Any) -> dict[str, Any]:
-    """Both ways in alternating rounds, at every number of streams."""
+    """Each question to the twin and to the service in turn, one at a time, no further than its first text."""
+    model.become("well")
+    direct: list[Timed] = []
+    through: list[Timed] = []
+    with Twin.open(home, arguments=model.settings) as twin:
+        twin.warm_up()
+        tell(f"overhead, {PAIRS} pairs")
+        cpu_s = {"direct": 0.0, "service": 0.0}
+        for question in itertools.islice(itertools.cycle(questions), PAIRS):
+            before = time.process_time()
+            direct.append(timed_directly(twin, question, whole=False))
+            cpu_s["direct"] += time.process_time() - before
+            before = service.metric("process_cpu_seconds_total")
+            through += asyncio.run(asked_of(service, [question], 1, whole=False))
+            time.sleep(0.1)  # until the service has noticed that its reader left
+            cpu_s["service"] += service.metric("process_cpu_seconds_total") - before
+    pairs = list(zip(direct, through, strict=True))
+    return {
+        "passages_ms": {
+            "direct": quantiles([each.passages_ms for each in direct]),
+            "service": quantiles([each.passages_ms for each in through]),
+        },
+        "added_until_passages_ms": quantiles([after.passages_ms - before.passages_ms for before, after in pairs]),
+        "added_until_first_text_ms": quantiles([after.first_ms - before.first_ms for before, after in pairs]),
+        "cpu_ms": {way: 1000 * seconds / PAIRS for way, seconds in cpu_s.items()},
+    }
+
+
+def streams(home: Path, service: Service, model: Model, questions: list[str], _: Any) -> dict[str, Any]:
+    """Both ways in alternating rounds, at every number of streams, by a model of a steady pace."""
     model.become("well")
     result = {}
     with Twin.open(home, arguments=model.settings) as twin:
@@ -97,7 +128,7 @@ def overhead(home: Path, service: Service, model: Model, questions: list[str], _
             through: list[Timed] = []
             for _round in range(ROUNDS):
                 tell(f"{at_once} streams, round {_round + 1}")
-                asked = [*itertools.islice(itertools.cycle(questions), max(at_once, 16))]
+                asked = [*itertools.islice(itertools.cycle(questions), max(at_once, 8))]
                 direct += in_threads(twin, asked, at_once)
                 through += asyncio.run(asked_of(service, asked, at_once))
             result[str(at_once)] = {"direct": summary(direct), "service": summary(through)}
@@ -166,7 +197,13 @@ def faults(_: Path, service: Service, model: Model, questions: list[str], *_argu
     return result
 
 
-PARTS: dict[str, Callable[..., Any]] = {"overhead": overhead, "search": search, "soak": soak, "faults": faults}
+PARTS: dict[str, Callable[..., Any]] = {
+    "overhead": overhead,
+    "streams": streams,
+    "search": search,
+    "soak": soak,
+    "faults": faults,
+}
 
 
 def summary(timed: list[Timed]) -> dict[str, Any]:
@@ -181,9 +218,9 @@ def summary(timed: list[Timed]) -> dict[str, Any]:
 
 
 def quantiles(values: list[float]) -> dict[str, float]:
-    """p50, p95 and p99."""
+    """p10 (the least disturbed), p50, p95 and p99."""
     cuts = statistics.quantiles(values, n=100, method="inclusive")
-    return {"p50": cuts[49], "p95": cuts[94], "p99": cuts[98]}
+    return {"p10": cuts[9], "p50": cuts[49], "p95": cuts[94], "p99": cuts[98]}
 
 
 def tell(what: str) -> None:
@@ -221,20 +258,22 @@ def spread(items: list[str], at_once: int, work: Callable[[str], Any]) -> list[A
     return results
 
 
-def timed_directly(twin: Twin, question: str) -> Timed:
-    """One answer of the twin itself."""
+def timed_directly(twin: Twin, question: str, *, whole: bool = True) -> Timed:
+    """One answer of the twin itself; not `whole`, it is left at its first text."""
     timed, clock = Timed(), _Clock()
     for event in twin.chat(keep=True).ask(question):
         if isinstance(event, Passages):
             timed.passages_ms = clock.since_start()
         elif isinstance(event, TextDelta):
             clock.text(timed)
+            if not whole:
+                break
     timed.ended = "done"
     return timed
 
 
-async def asked_of(service: Service, asked: list[str], at_once: int) -> list[Timed]:
-    """The questions to the service, so many at a time."""
+async def asked_of(service: Service, asked: list[str], at_once: int, *, whole: bool = True) -> list[Timed]:
+    """The questions to the service, so many at a time; not `whole`, they are left at their first text."""
     free = asyncio.Semaphore(at_once)
 
     async def one(question: str) -> Timed:
@@ -246,6 +285,9 @@ async def asked_of(service: Service, asked: list[str], at_once: int) -> list[Tim
                         timed.passages_ms = clock.since_start()
                     elif name == "delta":
                         clock.text(timed)
+                        if not whole:
+                            timed.ended = "done"
+                            break
                     elif name in ("done", "error"):
                         timed.ended, timed.mode = name, json.loads(data).get("mode", "")
             return timed
@@ -506,18 +548,17 @@ def table(result: dict[str, Any]) -> str:
     """The figures for people."""
     lines = []
     if "overhead" in result:
-        lines += [
-            "streams  way      answers dropped  passages p50/p95/p99 ms   first text p50/p95/p99   pause p50/p95/p99"
-        ]
-        for at_once, ways in result["overhead"].items():
-            for way, found in ways.items():
-                shown = ["/".join(f"{value:.0f}" for value in found[key].values()) for key in _SHOWN]
-                lines.append(
-                    f"{at_once:>7}  {way:<8} {found['answers']:>6} {found['dropped']:>7}  "
-                    f"{shown[0]:<25} {shown[1]:<24} {shown[2]}"
-                )
-            added = ways["service"]["passages_ms"]["p50"] - ways["direct"]["passages_ms"]["p50"]
-            lines.append(f"{'':>7}  the service adds {added:.1f} ms to the median until the passages are there")
+        found = result["overhead"]
+        lines += [f"{key}: {told(found[key])}" for key in ("added_until_passages_ms", "added_until_first_text_ms")]
+        for way in ("direct", "service"):
+            cpu = found["cpu_ms"][way]
+            lines.append(
+                f"{way}: ms until passages {told(found['passages_ms'][way])}; processor {cpu:.0f} ms an answer"
+            )
+    for at_once, ways in result.get("streams", {}).items():
+        for way, found in ways.items():
+            lines.append(f"{at_once:>2} streams, {way}: {found['answers']} answers, {found['dropped']} dropped")
+            lines += [f"           {key}: {told(found[key])}" for key in ("passages_ms", "first_ms", "gap_ms")]
     if "search" in result:
         found = result["search"]
         rates = f"{found['service']:.0f} requests/s, the twin itself {found['direct']:.0f}/s"
@@ -533,7 +574,10 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-_SHOWN = ("passages_ms", "first_ms", "gap_ms")
+def told(found: dict[str, float]) -> str:
+    """Quantiles on one line."""
+    return ", ".join(f"{name} {value:.1f}" for name, value in found.items())
+
 
 if __name__ == "__main__":
     main()
