@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from llm_twin.core.records import Span
 
 
+PLACES = ("before", "after")
+"""Long lists of passages' places, which `--json` and the page show."""
+
+
 @click.group(invoke_without_command=True)
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many.")
 @json_option
@@ -54,7 +58,7 @@ def show(ctx: click.Context, trace_id: str, as_json: bool) -> None:
 
     def show_below(parent: str | None, depth: int) -> None:
         for span in children[parent]:
-            facts = " ".join(f"{key}={value}" for key, value in span.attributes.items())
+            facts = " ".join(f"{key}={value}" for key, value in span.attributes.items() if key not in PLACES)
             failed = f"  failed: {span.error}" if span.error else ""
             click.echo(f"{'  ' * depth}{span.name}  {span.duration_ms:.1f} ms  {facts}{failed}".rstrip())
             show_below(span.span_id, depth + 1)
