@@ -616,6 +616,12 @@ def test_a_private_repository_is_shown_to_its_token_and_its_answers_to_no_other(
     assert [each.status for each in hub.asked] == [404]
 
 
+def test_a_server_that_answers_nobody_without_a_token_says_which_to_set(hub: GitHub, context: SourceContext) -> None:
+    hub.replies["/repos/jane/notes"] = (401, {}, b'{"message": "Requires authentication"}')
+    with pytest.raises(SourceError, match=r"answers nobody without a token; set GITHUB_TOKEN or GH_TOKEN$"):
+        list(opened(context).list())
+
+
 def test_a_token_reaches_no_log_error_or_file(
     hub: GitHub,
     context: SourceContext,
@@ -713,6 +719,10 @@ def test_other_addresses_are_left_to_other_kinds(address: str) -> None:
 def test_a_server_of_ones_own_is_asked_below_its_own_address(context: SourceContext) -> None:
     source = opened(context, "https://git.example.org/jane", gists=True)
     assert source._api.url == "https://git.example.org/api/v3"
+    assert opened(context, "http://git.example.org:8443/jane")._api.url == "https://git.example.org:8443/api/v3"
+    assert opened(context, "ssh://git@git.example.org:2222/jane/x.git")._api.url == "https://git.example.org/api/v3"
+    with pytest.raises(ConfigError, match="is no address: Port out of range"):
+        opened(context, "https://git.example.org:99999/jane")
     with pytest.raises(ConfigError, match=r"neither an account nor a repository of git\.example\.org"):
         GitHubSource.open("https://git.example.org/jane/notes/tree/main", context)
 

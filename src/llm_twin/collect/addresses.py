@@ -100,7 +100,8 @@ def checked_url(url: str) -> httpx2.URL:
         raise ItemError(f"{url[:200]!r} is not fetched: only http and https are; leave it out", skipped=True)
     if target.userinfo:
         raise ItemError(
-            f"{shown(target)} carries a user name or password; take it out of the address and give the source a token"
+            f"{shown(target)} carries a user name or password; take it out, and use the site's feed or export, "
+            "or a browser profile in which you signed in"
         )
     if port is not None and not 1 <= port <= 65535:
         raise ItemError(f"{shown(target)} names port {port}, which does not exist; correct it")
@@ -210,10 +211,14 @@ class Network(httpcore2.NetworkBackend):
             # One bad address refuses the name: honest sites have no mixed answers.
             why = why_refused(address, allow_private=self._allow_private)
             if why:
-                advice = "set fetch.allow_private = true if it is on your own network" if "private" in why else ""
-                raise ItemError(
-                    f"{host} leads to {address}, which {why}; {advice or 'correct the address or leave it out'}"
+                private = "private" in why
+                advice = (
+                    "if you trust what answers there, set `allow_private = true` under [fetch] in twin.toml"
+                    if private
+                    else "correct the address or leave it out"
                 )
+                leads = "" if address == host else f" leads to {address}, which"
+                raise ItemError(f"{host}{leads} {why}; {advice}")
         return addresses
 
 

@@ -220,7 +220,13 @@ class Fetcher:
         robots.txt disallows it, the type is not wanted or it is too large; failed when the network or the server
         failed, or the address is not one to connect to.
         """
-        ask = _Ask(dict(headers or {}), tuple(accept), check_robots, max_bytes or self.policy.max_bytes)
+        ask = _Ask(
+            dict(headers or {}),
+            tuple(accept),
+            check_robots,
+            max_bytes or self.policy.max_bytes,
+            limit="" if max_bytes else "fetch.max_bytes",
+        )
         answer = self._get(url, ask)
         kind = _checked_kind(answer, ask, answer.content)
         return Fetched(answer.url, answer.status, answer.headers, answer.content, kind, answer.from_cache, self._now())
@@ -246,6 +252,7 @@ class Fetcher:
             tuple(accept),
             check_robots,
             max_bytes or self.policy.max_download_bytes,
+            limit="" if max_bytes else "fetch.max_download_bytes",
             timeout_s=self.policy.download_timeout_s,
             save=lambda chunks: _write(part, chunks),
             keep=False,
@@ -283,7 +290,7 @@ class Fetcher:
                 stream = self._network.connect_tcp(host, port)
         except _TRANSIENT as error:
             target = checked_url(f"https://{f'[{host}]' if ':' in host else host}:{port}")
-            raise _network_error(target, error, self.policy.connect_timeout_s) from error
+            raise _network_error(target, error, self.policy.connect_timeout_s, "fetch.connect_timeout_s") from error
         connected: socket.socket = stream.get_extra_info("socket")
         return connected
 
@@ -330,7 +337,7 @@ class Fetcher:
         answer = self._try(target, ask, _conditions(kept))
         if answer.status == 304 and kept:
             if len(kept.content) > ask.max_bytes:
-                raise _too_large(kept.url, ask.max_bytes)
+                raise _too_large(kept.url, ask)
             kept = replace(kept, headers={**kept.headers, **_lasting(answer.headers)}, from_cache=True)
             self._cache.touch(key)
             return kept
@@ -367,7 +374,8 @@ class Fetcher:
         except ItemError as error:
             # "Unavailable" (4xx) allows everything, "unreachable" nothing (RFC 9309, 2.3.1); 429 is no answer.
             if not isinstance(error, HttpError) or error.status >= 500 or error.status == 429:
-                robots.problem = f"{error.reason}; nothing is fetched from a host while its robots.txt cannot be had"
+                answered = isinstance(error, HttpError)  # else the host itself cannot be reached
+                robots.problem = error.reason + ("; without its robots.txt nothing is fetched" if answered else "")
             return
         robots.parsed = Protego.parse(decoded(answer.content, "text/plain; charset=utf-8"))
         delay = robots.parsed.crawl_delay(PRODUCT)
@@ -386,7 +394,7 @@ class Fetcher:
                     answer = self._once(target, ask, conditions)
                 except _TRANSIENT as error:
                     if last or not _may_pass(error):
-                        raise _network_error(target, error, ask.timeout_s or self.policy.timeout_s) from error
+                        raise self._given_up(target, error, ask) from error
                     wait = self._back_off(tries)
                 else:
                     if answer.status not in _BUSY or last:
@@ -397,6 +405,11 @@ class Fetcher:
                     wait = self._back_off(tries) if asked is None else asked
                 self._turns.pause(target.host, wait)
         raise AssertionError("the last try returns or raises")
+
+    def _given_up(self, target: httpx2.URL, error: Exception, ask: _Ask) -> ItemError:
+        if ask.timeout_s is None:
+            return _network_error(target, error, self.policy.timeout_s, "fetch.timeout_s")
+        return _network_error(target, error, ask.timeout_s, "fetch.download_timeout_s")
 
     def _back_off(self, tries: int) -> float:
         return float(min(2**tries * (0.5 + self._random()), self.policy.max_wait_s))
@@ -446,8 +459,8 @@ _PART_S = 24 * 3600.0  # no writer is at work on a file for as long
 _ROBOTS_BYTES = 512 * 1024  # RFC 9309, 2.5: at least 500 KiB must be parsed
 
 _ADVICE = {
-    401: "it wants a sign-in: give the source a token, or leave the address out",
-    403: "it refuses programs or wants a sign-in: use the site's feed or export, or give the source a token",
+    401: "it wants a sign-in: use the site's feed or export, or a browser profile in which you signed in",
+    403: "it refuses programs or wants a sign-in: use the site's feed or export",
     404: "there is nothing at this address: correct the link or leave it out",
     410: "what was there is gone for good: leave the address out",
     429: "it wants fewer requests: try again later, or lower fetch.requests_per_second",
@@ -457,12 +470,16 @@ _ADVICE = {
 
 @dataclass(frozen=True, slots=True)
 class _Ask:
-    """What a caller wants. `cut` takes the beginning of what is too large, `save` is what becomes of the body."""
+    """What a caller wants. `cut` takes the beginning of what is too large, `save` is what becomes of the body.
+
+    `limit` names the setting that `max_bytes` came from.
+    """
 
     headers: Mapping[str, str]
     accept: tuple[str, ...]
     check_robots: bool
     max_bytes: int
+    limit: str = ""
     timeout_s: float | None = None
     save: Callable[[Iterable[bytes]], bytes] = b"".join
     keep: bool = True
@@ -528,9 +545,9 @@ def _http_error(answer: _Answer) -> HttpError:
     advice = _ADVICE.get(status) or (
         "the server has trouble: try again later" if status >= 500 else "check the address in a browser"
     )
-    asked = answer.headers.get("retry-after")
+    asked = answer.headers.get("retry-after", "").strip()[:40]
     if asked and status in _BUSY:
-        advice += f" (it says to wait until or for: {asked[:40]})"
+        advice += f" (it asks to wait {f'{asked} s' if asked.isdecimal() else f'until {asked}'})"
     kind = Gone if status in (404, 410) else HttpError
     error = kind(f"{shown(answer.url)} answered {status}{name}; {advice}", status=status, headers=answer.headers)
     return _for(checked_url(answer.url).host, error) if status in _HOST_STATUSES else error
@@ -562,7 +579,8 @@ def _certificate_problem(error: BaseException | None) -> ssl.SSLCertVerification
     return error
 
 
-def _network_error(target: httpx2.URL, error: Exception, timeout_s: float) -> ItemError:
+def _network_error(target: httpx2.URL, error: Exception, timeout_s: float, limit: str) -> ItemError:
+    """What to tell of a connection; `limit` names the setting that `timeout_s` came from."""
     certificate = _certificate_problem(error)
     if certificate:
         reason = (
@@ -571,14 +589,19 @@ def _network_error(target: httpx2.URL, error: Exception, timeout_s: float) -> It
         )
         return _for(target.host, ItemError(reason))
     if isinstance(error, httpcore2.ReadTimeout | httpcore2.WriteTimeout):
-        return ItemError(f"{shown(target)} took longer than {timeout_s:g} s; try again later, or allow more in [fetch]")
+        return ItemError(f"{shown(target)} took longer than {timeout_s:g} s; try again later, or raise {limit}")
     if isinstance(error, httpcore2.ConnectTimeout):
-        reason = f"{target.host} does not answer; check the address and your connection, or try again later"
+        reason = f"{_place(target)} does not answer; check the address and your connection, or try again later"
         return _for(target.host, ItemError(reason))
     if isinstance(error, httpcore2.ProtocolError):
         return ItemError(f"{shown(target)} broke off or does not speak HTTP: {error}; try again later")
-    reason = f"{target.host} cannot be reached: {error}; check the address and your connection"
+    reason = f"{_place(target)} cannot be reached: {error}; check the address and your connection"
     return _for(target.host, ItemError(reason))
+
+
+def _place(target: httpx2.URL) -> str:
+    """A host as people name it, with the port where that is not the usual one."""
+    return target.netloc.decode("ascii")
 
 
 # --- taking turns ---------------------------------------------------------------------------------------------------
@@ -648,7 +671,7 @@ def _check_head(answer: _Answer, ask: _Ask) -> None:
     """Refuse by the headers what would be refused after all of it had come."""
     length = answer.headers.get("content-length", "")
     if length.isdecimal() and int(length[:18]) > ask.max_bytes and not ask.cut:
-        raise _too_large(answer.url, ask.max_bytes)
+        raise _too_large(answer.url, ask)
     kind = media_type(answer.headers.get("content-type", ""))
     if ask.accept and matches(kind, MEDIA) and not matches(kind, ask.accept):
         raise _not_wanted(answer.url, kind, ask)
@@ -660,16 +683,15 @@ def _bounded(chunks: Iterable[bytes], answer: _Answer, ask: _Ask) -> Iterator[by
         size += len(chunk)
         if size > ask.max_bytes:
             if not ask.cut:
-                raise _too_large(answer.url, ask.max_bytes)
+                raise _too_large(answer.url, ask)
             yield chunk[: len(chunk) - (size - ask.max_bytes)]
             return
         yield chunk
 
 
-def _too_large(url: str, max_bytes: int) -> ItemError:
-    return ItemError(
-        f"{shown(url)} is larger than {max_bytes:,} bytes; leave it out, or raise the limit in [fetch]", skipped=True
-    )
+def _too_large(url: str, ask: _Ask) -> ItemError:
+    advice = f"leave it out, or raise {ask.limit}" if ask.limit else "leave it out"
+    return ItemError(f"{shown(url)} is larger than {ask.max_bytes:,} bytes; {advice}", skipped=True)
 
 
 def _checked_kind(answer: _Answer, ask: _Ask, beginning: bytes) -> str:

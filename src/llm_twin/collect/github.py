@@ -581,7 +581,7 @@ class _Archives:
 
 
 def _parts(address: str) -> tuple[str, str]:
-    """Host and path of an address; an empty host for a path on this machine."""
+    """Host, with its port where the API stands on one, and path of an address; no host for a path on this machine."""
     if address.startswith("github:"):
         return GITHUB, address.removeprefix("github:")
     ssh = _SSH.fullmatch(address)
@@ -590,7 +590,12 @@ def _parts(address: str) -> tuple[str, str]:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https", "ssh", "git"):
         return "", address
-    return (parts.hostname or "").removeprefix("www."), parts.path
+    host = (parts.hostname or "").removeprefix("www.")
+    try:
+        own_port = parts.port if parts.scheme in ("http", "https") else None  # the API is not behind git's
+    except ValueError as error:
+        raise ConfigError(f"{address!r} is no address: {error}; correct it") from None
+    return f"{host}:{own_port}" if own_port not in (None, 80, 443) else host, parts.path
 
 
 def _said(entry: Any, *names: str) -> str:

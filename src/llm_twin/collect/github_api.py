@@ -182,5 +182,7 @@ class GitHubApi:
     def _refusal(self, error: HttpError) -> ItemError | SourceError:
         if error.status == 401:
             name = " or ".join(_TOKENS[self.host == GITHUB])
+            if self._token is None:
+                return SourceError(f"{self.host} answers nobody without a token; set {name}")
             return SourceError(f"{self.host} does not accept the token in {name}; renew it, or unset it")
         return error
