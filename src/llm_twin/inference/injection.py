@@ -35,19 +35,19 @@ from llm_twin.inference import signs
 from llm_twin.inference.retrieve import clip
 
 LIKELY = 0.77
-"""Probability from which a text is flagged: where 2 % of the benign texts of the labelled mix lie above."""
+"""Probability from which a text is flagged: less than 2 % of the benign texts of the labelled mix lie above."""
 SURE = 0.95
-"""Probability from which it may be blocked. No sentence, title or question of the real collections lies above."""
+"""Probability from which it may be blocked: next to no sentence, title or question of real collections lies above."""
 
 _VERSION = 1
 _VECTOR_RIDGE, _SIGN_RIDGE = 0.3, 3.0
 """How strongly weights are drawn to where they start; figures are flat between a third and three times of it."""
 _USUAL_WEIGHT = 1.0
 _START: Mapping[str, float] = {
-    "override": 3.0, "drop_above": 3.0, "confession": 3.0, "addressed": 3.0, "lookalikes": 3.0, "invisible": 3.0,
-    "encoded": 3.0, "de": 3.0, "fr": 3.0, "es": 3.0, "romance": 3.0, "north": 3.0, "cyrillic": 3.0, "cjk": 3.0,
-    "other_scripts": 3.0, "command": 2.5, "apart": 2.5, "styled": 2.0, "fake_turn": 2.0, "drop_question": 2.0,
-    "unbound": 2.0, "extraction": 2.0, "obey_code": 2.0, "as_root": 2.0, "nothing_else": 1.5, "leetspeak": 1.5,
+    "override_all": 4.0, "override": 3.0, "drop_above": 3.0, "confession": 3.0, "addressed": 3.0, "lookalikes": 3.0,
+    "invisible": 3.0, "encoded": 3.0, "de": 3.0, "fr": 3.0, "es": 3.0, "romance": 3.0, "north": 3.0, "cyrillic": 3.0,
+    "cjk": 3.0, "other_scripts": 3.0, "command": 2.5, "apart": 2.5, "styled": 2.0, "fake_turn": 2.0, "unbound": 2.0,
+    "drop_question": 2.0, "extraction": 2.0, "obey_code": 2.0, "as_root": 2.0, "nothing_else": 1.5, "leetspeak": 1.5,
 }  # fmt: skip
 """Where the weights of signs start (log odds): few examples of each could not teach what a person knows of them."""
 _OVERLAP = 32
@@ -220,14 +220,11 @@ def _fitting(piece: str, tokenizer: Tokenizer) -> str:
 # --- in passages ----------------------------------------------------------------------------------------------------
 
 ORDER_SIGNS = frozenset({
-    "override", "drop_above", "drop_question", "void", "new_orders", "extraction", "authority", "addressed", "unseen",
-    "fake_turn", "obey_code", "de", "fr", "es", "romance", "north", "cyrillic", "cjk", "other_scripts",
+    "override_all", "override", "drop_above", "drop_question", "void", "new_orders", "extraction", "authority",
+    "addressed", "unseen", "fake_turn", "obey_code", "de", "fr", "es", "romance", "north", "cyrillic", "cjk",
+    "other_scripts",
 })  # fmt: skip
 """Signs that are orders by themselves. The others only make an order worse: authors write "Output:" all the time."""
-_QUOTED = re.compile(
-    r"\"[^\"\n]{0,400}\"|“[^”\n]{0,400}”|„[^“\n]{0,400}“|«[^»\n]{0,400}»|`[^`\n]{0,400}`|‘[^’\n]{0,400}’"
-    r"|(?<!\w)'[^'\n]{0,400}'(?!\w)"
-)
 
 
 def orders(text: str, detector: InjectionDetector, *, own: bool) -> list[tuple[int, int]]:
@@ -244,7 +241,7 @@ def orders(text: str, detector: InjectionDetector, *, own: bool) -> list[tuple[i
 
 
 def _orders(said: str, detector: InjectionDetector, *, own: bool) -> bool:
-    bare = _QUOTED.sub(" … ", said)
+    bare = signs.without_quotations(said)
     shown = bare if own or re.search(r"\w{2}", bare) else said
     given = signs.signs(signs.unmasked(shown).text, among=ORDER_SIGNS)
     bar = LIKELY if len(given) > 1 and not own else SURE

@@ -67,15 +67,28 @@ def unmasked(text: str) -> Unmasked:
 def signs(plain: str, *, among: Container[str] | None = None) -> frozenset[str]:
     """The names of the signs that an unmasked text bears; only those `among` the names given are looked for."""
     lowered = plain.lower()
+    unquoted = without_quotations(lowered)
     return frozenset(
-        name for name, pattern in _patterns() if (among is None or name in among) and pattern.search(lowered)
+        name
+        for name, pattern in _patterns()
+        if (among is None or name in among) and pattern.search(unquoted if name == "override_all" else lowered)
     )
+
+
+def without_quotations(text: str) -> str:
+    """The text without what stands in quotation marks or in-line code: that is spoken about, not said."""
+    return _QUOTED.sub(" … ", text)
 
 
 def names() -> tuple[str, ...]:
     """Every sign, in the order in which the head has their features."""
     return tuple(name for name, _ in SIGNS)
 
+
+_QUOTED = re.compile(
+    r"\"[^\"\n]{0,400}\"|“[^”\n]{0,400}”|„[^“\n]{0,400}“|«[^»\n]{0,400}»|`[^`\n]{0,400}`|‘[^’\n]{0,400}’"
+    r"|(?<!\w)'[^'\n]{0,400}'(?!\w)"
+)
 
 # --- disguises ------------------------------------------------------------------------------------------------------
 
@@ -212,7 +225,7 @@ _ORDERS = (
 _BEGINS = (
     r"(?:^|[.!?:;,\n\"'“‘(\[{>*`—–-][ \t]*|"
     r"\b(?:please|now|and|then|just|also|kindly|instead|immediately|first|simply|okay|ok|so|but|actually|"
-    r"you (?:must|should|shall|will|can|may|have to|need to)|i (?:want|order|need|ask) you to)[ \t]+)"
+    r"you (?:must|should|shall|will|have to|need to)|i (?:want|order|need|ask) you to)[ \t]+)"
 )
 _YOURS = (
     r"(?:your|ur|the (?:system|hidden|initial|original|secret|full|entire|whole|exact|complete|confidential|"
@@ -231,6 +244,14 @@ _SHOW = (
 )
 
 SIGNS: tuple[tuple[str, str], ...] = (
+    (
+        "override_all",
+        rf"{_BEGINS}{_DROP}[ \t]+(?:(?:all|any|every|each|of|the|your|these|those|my|and)[ \t]+){{0,4}}"
+        r"(?:(?:previous|prior|above|earlier|preceding|foregoing|initial|original|existing|former|system|safety|content|"
+        r"hidden|developer'?s?|operator'?s?)[ \t]+)+(?:(?:and|or|system|given|user)[ \t]+)*"
+        r"(?:instructions?|directions?|directives?|prompts?|rules?|guidelines?|guidance|guardrails?|constraints?|"
+        r"restrictions?|polic(?:y|ies)|safeguards?|programming)\b",
+    ),
     ("override", rf"{_BEGINS}{_DROP}[ \t]+{_NEAR}{_ORDERS}"),
     ("override_loose", rf"\b{_DROP}\s+(?:\S+\s+){{0,8}}?{_ORDERS}"),
     (
@@ -521,13 +542,6 @@ SIGNS: tuple[tuple[str, str], ...] = (
         r"yönerge)\w*[^.\n]{0,20}(?:yok say|unut|görmezden)|sistem istemi|(?:bỏ qua|quên)[^.\n]{0,40}(?:hướng dẫn|"
         r"quy tắc|chỉ dẫn)|lời nhắc hệ thống|התעלם[^.\n]{0,30}ההוראות|הנחיית המערכת|ละเว้นคำสั่ง|"
         r"abaikan[^.\n]{0,30}(?:instruksi|perintah|aturan)|αγνόησε[^.\n]{0,30}οδηγίες",
-    ),
-    (
-        "crime",
-        r"\b(?:malware|phish\w+|ransomware|keylogger|bombs?|explosives?|forge|counterfeit|launder\w*|stalk\w*|"
-        r"hate speech|racis\w+|scam\w*|steal\w*|kill(?:ing)? (?:someone|a person|people)|cook drugs|meth\w*|"
-        r"weapons?|break(?:ing)? into|hack(?:ing)? into|poison\w*|without (?:leaving traces|being (?:caught|noticed|"
-        r"detected)))\b",
     ),
 )  # fmt: skip
 
