@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
+import socket
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from llm_twin.server.app import create_app
 from llm_twin.server.metrics import Metrics
 from llm_twin.server.security import Buckets, Door, check_address, needed
 from llm_twin.twin import Twin
+from serving import Served
 
 
 class Question(BaseModel):
@@ -511,3 +515,72 @@ def test_a_proxy_is_trusted_by_its_address_alone(tmp_path: Path, proxies: list[s
     Twin.init(tmp_path, author="You").close()
     with pytest.raises(ConfigError, match="is no address of a proxy; name yours"):
         Twin.open(tmp_path, arguments={"server.trusted_proxies": proxies})
+
+
+# --- on the wire ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    Twin.init(tmp_path, author="You").close()
+    arguments = {"server.trusted_proxies": ["127.0.0.1"], "server.asks_per_minute": 1000}
+    with Twin.open(tmp_path, arguments=arguments) as twin, Served(twin, warm=False) as served:
+        yield served
+
+
+def said(served: Served, request: bytes) -> list[bytes]:
+    """The status lines that the service answers to these bytes."""
+    host, _, port = served.address.removeprefix("http://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(request)
+        answer = b""
+        with suppress(ConnectionResetError):
+            while piece := connection.recv(65536):
+                answer += piece
+    return re.findall(rb"^HTTP/1.1 \d+", answer, re.MULTILINE)
+
+
+GET = b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\n"
+LAST = GET + b"Connection: close\r\n\r\n"
+POST = b"POST /v1/ask HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    "smuggled",
+    [
+        POST + b"Content-Length: 4\r\nContent-Length: 5\r\n\r\n",
+        POST + b"Content-Length: +4\r\n\r\n",
+        POST + b"Transfer-Encoding: xchunked\r\n\r\n",
+        POST + b"Transfer-Encoding : chunked\r\n\r\n",
+        GET + b"Host: evil.example\r\n\r\n",
+        GET + b"X-Folded: a\r\n b\x00c\r\n\r\n",
+        b"GET /v1/status HTTP/1.1\r\n\r\n",
+        b"GET /v1/sta\x0btus HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        GET + b"X-Long: " + b"a" * 200_000 + b"\r\n\r\n",
+        GET + b"X: y\r\n" * 100_000 + b"\r\n",
+    ],
+)
+def test_what_two_servers_could_read_in_two_ways_ends_the_connection(served: Served, smuggled: bytes) -> None:
+    statuses = said(served, smuggled + LAST)
+    assert len(statuses) <= 1
+    assert all(status == b"HTTP/1.1 400" for status in statuses)
+    assert said(served, LAST) == [b"HTTP/1.1 200"]
+
+
+def test_a_length_beside_chunks_does_not_hide_a_second_request(served: Served) -> None:
+    hidden = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    length = str(len(b"0\r\n\r\n" + hidden)).encode()
+    both = POST + b"Content-Length: " + length + b"\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden
+    assert b"HTTP/1.1 200" not in said(served, both)[1:]
+
+
+def test_a_proxy_that_is_trusted_names_who_calls_and_nobody_else_can(served: Served) -> None:
+    served.app.state.twin.keys.add("mine", scope="read", now=datetime.now(UTC))
+    wrong = {"Authorization": "Bearer no"}
+
+    def code(forwarded: str) -> int:
+        return served.client.get("/v1/status", headers={**wrong, "X-Forwarded-For": forwarded}).status_code
+
+    assert [code(f"10.9.9.{number}, 203.0.113.5") for number in range(11)] == [401] * 10 + [429]
+    assert code("203.0.113.5, 203.0.113.6") == 401
+    assert served.client.get("/v1/status", headers={"X-Forwarded-For": "127.0.0.1"}).status_code == 401
