@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,6 +17,7 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
+import yaml
 from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
@@ -67,8 +70,6 @@ def over_pipes(home: Path, talk: Callable[[Client], Awaitable[Any]], **env: str)
 
 def _environment() -> dict[str, str]:
     """What the client would not hand down: the test's own home."""
-    import os
-
     return {name: os.environ[name] for name in ("HOME", "XDG_CACHE_HOME")}
 
 
@@ -280,8 +281,6 @@ def test_a_document_that_is_not_there_is_an_error_that_says_so(service: Served, 
 
 
 def test_what_is_known_of_a_document_cannot_break_out_of_its_place() -> None:
-    import yaml
-
     header = DocumentHeader("1", "A", "files", "note", 'A "title": x\n---\nurl: evil', tags=("a]", "b"))
     known = yaml.safe_load(_front_matter(header))
     assert known == {"title": header.title, "author": "A", "kind": "note", "source": "files", "tags": ["a]", "b"]}
@@ -434,3 +433,13 @@ def test_the_library_is_loaded_only_where_the_protocol_is_spoken(module: str) ->
     program = f"import sys, {module}; print([name for name in sys.modules if name.split('.')[0] == 'mcp'])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_client_of_the_documentation_runs_as_it_is_shown(
+    service: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text(encoding="utf-8")
+    _, _, section = page.partition("## Your own MCP client\n")
+    (program,) = re.findall(r"```python\n(.*?)```", section.partition("\n## ")[0], flags=re.DOTALL)
+    exec(program.replace("http://127.0.0.1:8765", service.address), {})
+    assert "They hide the query" in capsys.readouterr().out

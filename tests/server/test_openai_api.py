@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -554,3 +555,17 @@ def test_a_citation_without_an_address_of_the_web_gets_none() -> None:
     for url in (None, "", "javascript:alert(1)", "file:///etc/passwd", "posts/a.md"):
         assert on_the_web(Citation(1, "d", "t", "q", 0, 1, url=url)) is None
     assert on_the_web(Citation(1, "d", "t", "q", 0, 1, url="https://a.example/")) == "https://a.example/"
+
+
+def test_the_set_up_of_the_documentation_runs_as_it_is_shown(
+    service: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text(encoding="utf-8")
+    _, _, section = page.partition("## The openai package\n")
+    blocks = re.findall(r"```python\n(.*?)```", section.partition("\n## ")[0], flags=re.DOTALL)
+    assert len(blocks) == 2
+    program = "\n".join(blocks).replace("http://127.0.0.1:8765", service.address).replace("twin_…", "none")
+    names: dict[str, Any] = {}
+    exec(program, names)
+    names["client"].close()
+    assert capsys.readouterr().out.count("They hide the query") == 2
