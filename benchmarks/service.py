@@ -13,7 +13,7 @@ process: a first token after 100 ms, then one every 20 ms. This process asks, ov
 *soak*      Many requests of every kind, and the service's memory as it says itself.
 *faults*    Questions while the model server fails every request, cuts replies, is too slow, and is dead.
 
-How late the service's event loop was is read from its own /metrics.
+How late the service's event loop was is read from its own /metrics, beside that of the idle model server.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ POSTS = 30
 TOKENS = 40
 FIRST_S, EACH_S = 0.1, 0.02
 ROUNDS = 2
+LATE_S = (0.01, 0.05, 0.2)
 FAULTS = ("well", "failing", "cutting", "slow", "dead", "well again")
 PER_FAULT = 48
 PAIRS = 60
@@ -69,7 +70,7 @@ def main() -> None:
         home, questions = workspace(blog, Path(folder))
         with served(home, model) as service:
             result = {name: PARTS[name](home, service, model, questions, arguments) for name in arguments.only}
-            result["loop"] = lateness(service)
+            result["loop"] = lateness(service, model)
     result["load_average"] = os.getloadavg()[0]
     show(result, table, as_json=arguments.json)
 
@@ -161,8 +162,10 @@ def soak(_: Path, service: Service, model: Model, questions: list[str], argument
         lambda question: ("POST", "/v1/ask", {"question": question, "stream": True}),
         lambda question: ("POST", "/v1/ask", {"question": question, "keep": False}),
         *[lambda question: ("POST", "/v1/search", {"query": question})] * 6,
-        lambda _question: ("GET", "/v1/documents?limit=20", None),
-        lambda _question: ("POST", "/v1/ask", {}),
+        *[lambda _question: ("GET", "/v1/documents?limit=20", None)] * 4,
+        *[lambda _question: ("GET", "/v1/status", None)] * 4,
+        *[lambda _question: ("GET", "/v1/traces?limit=20", None)] * 2,
+        *[lambda _question: ("POST", "/v1/ask", {})] * 2,
     ]
     statuses: Counter[int] = Counter()
     memory = [service.metric("process_resident_memory_bytes") / 1e6]
@@ -467,6 +470,12 @@ class Model:
             assert self._process.stdout
             self._process.stdout.readline()
 
+    @property
+    def late(self) -> dict[str, float]:
+        """How late the server's own event loop was, since it was started last."""
+        found: dict[str, float] = json.loads(Path(f"{self._way}.late").read_text())
+        return found
+
     def close(self) -> None:
         """Kill the server."""
         if self._process is not None:
@@ -526,22 +535,31 @@ async def model_server() -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             await answer(reader, writer)
 
+    async def watch() -> None:
+        """Write down how late this loop is, which has next to nothing to do."""
+        looks: Counter[str] = Counter()
+        while True:
+            due = asyncio.get_running_loop().time() + 0.1
+            await asyncio.sleep(0.1)
+            late = asyncio.get_running_loop().time() - due
+            looks.update(["looks", *(f"over_{at * 1000:g}_ms" for at in LATE_S if late > at)])
+            Path(f"{way_file}.late").write_text(json.dumps(looks))
+
+    watching = asyncio.create_task(watch())
     server = await asyncio.start_server(shielded, "127.0.0.1", int(port), backlog=512)
     print("listening", flush=True)
-    await server.serve_forever()
+    await asyncio.gather(server.serve_forever(), watching)
 
 
 # --- what is shown --------------------------------------------------------------------------------------------------
 
 
-def lateness(service: Service) -> dict[str, float]:
-    """How late the service's event loop was: looks, and how many of them found it later than so many milliseconds."""
+def lateness(service: Service, model: Model) -> dict[str, dict[str, float]]:
+    """Looks at the service's event loop, and how many found it later than so long; beside it an idle loop's."""
     found = dict(re.findall(r'twin_loop_lag_seconds_bucket{le="([^"]+)"} (\S+)', service.metrics()))
     looks = float(found["+Inf"])
-    return {
-        "looks": looks,
-        **{f"over_{float(at) * 1000:g}_ms": looks - float(found[at]) for at in ("0.01", "0.05", "0.2")},
-    }
+    late = {f"over_{at * 1000:g}_ms": looks - float(found[f"{at:g}"]) for at in LATE_S}
+    return {"service": {"looks": looks, **late}, "idle": model.late}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -569,7 +587,7 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"      memory MB {found['memory_mb']}, second half {found['growth_second_half_mb']:+} MB")
     for mode, found in result.get("faults", {}).items():
         lines.append(f"model {mode:<11} {found['ended']}, counted as degraded: {found['counted_degraded']:.0f}")
-    lines.append(f"event loop: {result['loop']}")
+    lines += [f"event loop, {whose}: {dict(found)}" for whose, found in result["loop"].items()]
     lines.append(f"load average {result['load_average']:.1f}; corpora at {DATA}")
     return "\n".join(lines)
 
