@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,7 +16,9 @@ from collect.archives import context, outcomes, run, write_folder, write_zip
 from llm_twin.adapters.memory import MemoryWarehouse
 from llm_twin.collect.body import is_credit
 from llm_twin.collect.export import Export, Shelf, opening
+from llm_twin.collect.files import FilesSource
 from llm_twin.collect.linkedin import LinkedInSource
+from llm_twin.collect.medium import MediumSource
 from llm_twin.core.errors import ItemError, SourceError
 
 HEADER = "Date,ShareLink,ShareCommentary,SharedUrl,MediaUrl,Visibility\n"
@@ -43,6 +46,37 @@ def test_files_are_found_below_any_folder_and_junk_is_not(tmp_path: Path) -> Non
             "posts/a.html": "export-7/posts/a.html",
             "posts/b.html": "posts/b.html",
         }
+
+
+@pytest.mark.parametrize(
+    ("files", "advice"),
+    [
+        (["posts.csv", "posts/1.tea.html"], 'set kind = "substack"'),
+        (["a/posts/2021-03-04_Tea-0a1b.html", "README.html"], 'set kind = "medium"'),
+        (["Connections.csv"], 'set kind = "linkedin"'),
+        (["data/tweets.js"], 'set kind = "x"'),
+        (["general/2025-05-01.json", "channels.json"], 'set kind = "slack"'),
+        (["ChatExport_2026-03-14/result.json"], 'set kind = "telegram"'),
+        ([f"Tea/Pots {'0a' * 16}.md"], "export of Notion: unpack it"),
+        (["Export-1b2c-Part-1.zip"], "export of Notion: unpack it"),
+        (["tea.md"], "set the `kind` of the platform .* or unpack it"),
+    ],
+)
+def test_an_archive_is_never_read_as_a_document_and_says_what_to_do(
+    tmp_path: Path, files: list[str], advice: str
+) -> None:
+    write_zip(tmp_path / "Ub3hRSB8Tz.zip", dict.fromkeys(files, "x"))
+    report = run(FilesSource.open("Ub3hRSB8Tz.zip", context(tmp_path)), MemoryWarehouse())
+    assert re.search(f"^Ub3hRSB8Tz.zip is an archive, not a document; .*{advice}", report.problem)
+    assert report.states == ()
+
+
+@pytest.mark.parametrize("kind", [MediumSource, LinkedInSource])
+def test_an_export_of_another_platform_says_whose_it_is(tmp_path: Path, kind) -> None:
+    write_zip(tmp_path / "export.zip", {"posts.csv": "post_id\n", "posts/1.tea.html": "<p>Tea is hot.</p>"})
+    report = run(kind.open("export.zip", context(tmp_path)), MemoryWarehouse())
+    assert report.problem.endswith('it looks like an export of the kind "substack": set that')
+    assert report.states == ()
 
 
 def test_a_file_has_one_version_in_a_zip_and_in_a_folder(tmp_path: Path) -> None:

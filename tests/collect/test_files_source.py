@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tracemalloc
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -136,9 +137,24 @@ def test_a_path_with_brackets_that_exists_is_no_glob(tmp_path: Path) -> None:
     assert keys(FilesSource(tmp_path / "notes [old]" / "*.md", author="Ann")) == ["a.md"]
 
 
+@pytest.mark.parametrize("address", ["you.example", "you.example/blog/", "127.0.0.1:8101/feed.xml", "blog.you.co.uk/"])
+def test_an_address_of_the_web_without_its_scheme_is_told_apart_from_a_missing_file(
+    tmp_path: Path, address: str
+) -> None:
+    source = FilesSource(tmp_path / address, name=address, author="Ann")
+    with pytest.raises(SourceError, match=rf"No such file.*or write https://{re.escape(address)} if that is meant$"):
+        list(source.list())
+
+
+@pytest.mark.parametrize("address", ["../posts", "posts/2024", "./you.example", "on-tea.md", "~/notes.txt"])
+def test_a_missing_file_is_not_taken_for_an_address_of_the_web(tmp_path: Path, address: str) -> None:
+    with pytest.raises(SourceError, match=r"No such file.*; correct its address$"):
+        list(FilesSource(tmp_path / address, name=address, author="Ann").list())
+
+
 def test_a_source_that_is_not_there_says_so(tmp_path: Path) -> None:
     for address in (tmp_path / "nowhere", tmp_path / "nowhere/*.md"):
-        with pytest.raises(SourceError, match=r"No such file or directory .*; correct its address"):
+        with pytest.raises(SourceError, match=r"No such file or directory.*; correct its address"):
             keys(FilesSource(address, author="Ann"))
 
 

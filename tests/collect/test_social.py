@@ -254,7 +254,7 @@ def test_short_messages_of_a_day_are_a_note_long_ones_a_post_and_answers_to_ones
     assert found["5/2024-05-01"].published_at == datetime(2024, 5, 1, 9, 1, tzinfo=UTC)
     assert endings(telegram_source(path))["5: of other people"] == (
         "skipped",
-        "1 messages of Tea are left out: of other people",
+        "1 message of Tea is left out",
     )
 
 
@@ -299,14 +299,14 @@ def test_of_all_chats_only_public_groups_and_named_channels_are_collected(tmp_pa
     path = telegram_export(tmp_path, everything)
     assert endings(telegram_source(path)) == {
         "5/2024-05-01": ("added", ""),
-        "5: forwarded from others": ("skipped", "1 messages of Tea are left out: forwarded from others"),
-        "6: in a private chat (set `private = true` to collect it)": (
+        "5: forwarded from others": ("skipped", "1 message of Tea is left out"),
+        "6: in a private chat": (
             "skipped",
-            "1 messages of Bob are left out: in a private chat (set `private = true` to collect it)",
+            "1 message of Bob is left out; set `private = true` to collect what you wrote there",
         ),
         "9: in a channel that `channels` does not name": (
             "skipped",
-            "1 messages of News are left out: in a channel that `channels` does not name",
+            "1 message of News is left out; name it in `channels` if it is yours",
         ),
     }
     wide = documents(telegram_source(path, private=True, channels=("news",)))
@@ -321,9 +321,9 @@ def test_saved_messages_which_have_no_name_are_a_private_chat_of_their_own(tmp_p
         path = telegram_export(tmp_path, {"personal_information": {"user_id": 7}, "chats": {"list": chats}})
         assert endings(telegram_source(path)) == {
             "5/2024-05-01": ("added", ""),
-            "7: in a private chat (set `private = true` to collect it)": (
+            "7: in a private chat": (
                 "skipped",
-                "1 messages of 7 are left out: in a private chat (set `private = true` to collect it)",
+                "1 message of 7 is left out; set `private = true` to collect what you wrote there",
             ),
         }
     assert {each.text for each in documents(telegram_source(path, private=True)).values()} == {
@@ -397,14 +397,14 @@ def test_own_messages_of_slack_are_gathered_by_thread_and_day(tmp_path: Path) ->
 def test_what_is_left_out_of_slack_is_counted_by_channel_and_reason(tmp_path: Path) -> None:
     left_out = {key: end for key, end in endings(slack_source(slack_export(tmp_path, DAYS))).items() if ": " in key}
     assert left_out == {
-        "general: of other people": ("skipped", "2 messages in general are left out: of other people"),
+        "general: of other people": ("skipped", "2 messages in general are left out"),
         "general: notices of the workspace": (
             "skipped",
-            "1 messages in general are left out: notices of the workspace",
+            "1 message in general is left out",
         ),
-        "secret: in a private channel or chat (set `private = true` to collect it)": (
+        "secret: in a private channel or chat": (
             "skipped",
-            "1 messages in secret are left out: in a private channel or chat (set `private = true` to collect it)",
+            "1 message in secret is left out; set `private = true` to collect what you wrote there",
         ),
     }
     assert "secret/2024-05-02" in documents(slack_source(slack_export(tmp_path, DAYS), private=True))

@@ -42,6 +42,16 @@ TITLE_LENGTH = 80
 MAX_LINE = 1_000_000
 """Characters of one line of a CSV file."""
 
+_SIGNS = {
+    "substack": (r"posts\.csv",),
+    "linkedin": (r"Shares\.csv", r"Connections\.csv", r"Articles/[^/]+\.html"),
+    "x": (r"data/tweets?(?:-part\d+)?\.js",),
+    "telegram": (r"result\.json",),
+    "slack": (r"integration_logs\.json", r"channels\.json"),
+    "medium": (r"posts/(?:draft|\d{4}-\d\d-\d\d)_[^/]+\.html",),
+}
+"""Files by which an export is recognised whatever its own name is, by the kind of its source."""
+_NOTION = r"[^/]* [0-9a-f]{32}(?:_all)?\.(?:md|csv|html)|Export-.*-Part-\d+\.zip"
 _JUNK = re.compile(r"(?:^|/)(?:__MACOSX/|\.)")
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
 """What `zipfile` raises for members that are torn, encrypted or packed in an unknown way, and for a torn directory."""
@@ -66,7 +76,8 @@ class Export:
                 path.stat()
                 self._members = [path.name]
         except FileNotFoundError:
-            raise SourceError(f"{name} is not there ({path}); correct its address") from None
+            where = "" if str(path) == name else f" ({path})"
+            raise SourceError(f"{name} is not there{where}; correct its address") from None
         except _DAMAGE as error:
             raise SourceError(f"{name} cannot be read as an export: {_why(error)}; download it again") from error
 
@@ -92,8 +103,18 @@ class Export:
         """The same. Raises `SourceError` that says `what` was expected when there is nothing."""
         found = self.find(pattern)
         if not found:
-            raise SourceError(f"{self._name} holds no {what}; give the address of the archive that the platform sent")
+            kind = self.looks_like()
+            advice = (
+                f'it looks like an export of the kind "{kind}": set that'
+                if kind
+                else "give the address of the archive that the platform sent"
+            )
+            raise SourceError(f"{self._name} holds no {what}; {advice}")
         return found
+
+    def looks_like(self) -> str:
+        """The kind of source whose export this seems to be; empty when it seems to be none."""
+        return next((kind for kind, signs in _SIGNS.items() if any(map(self.find, signs))), "")
 
     def version(self, member: str) -> str:
         """Checksum and size of a member, equal for a zip and for the folder unpacked from it."""
@@ -386,6 +407,24 @@ class ExportSource(ABC):
             for each in self._opened:
                 each.close()
             self._opened = None
+
+
+def refuse_archive(path: Path, *, name: str) -> None:
+    """Raise `SourceError`, with what to do instead, for a zip that is about to be read as a document."""
+    if path.suffix.lower() != ".zip":
+        return
+    export = Export(path, name=name)
+    try:
+        kind, is_notion = export.looks_like(), bool(export.find(_NOTION))
+    finally:
+        export.close()
+    if kind:
+        advice = f'it looks like an export of a platform: set kind = "{kind}" in its [[sources]] table'
+    elif is_notion:
+        advice = "it looks like an export of Notion: unpack it, with the zips in it, and name the folder"
+    else:
+        advice = "set the `kind` of the platform that it is an export of, or unpack it and name the folder"
+    raise SourceError(f"{name} is an archive, not a document; {advice}")
 
 
 def opening(text: str) -> str:

@@ -24,6 +24,7 @@ from typing import ClassVar
 from pathspec import GitIgnoreSpec
 
 from llm_twin.collect import jsonl, patterns
+from llm_twin.collect.export import refuse_archive
 from llm_twin.collect.formats import READERS, reader_for
 from llm_twin.collect.reading import READERS_VERSION, Reading, document_from, parsing
 from llm_twin.collect.sources import SourceContext
@@ -37,9 +38,10 @@ MAX_LINE = 1_000_000
 """Characters in one line of text above which it is taken for data."""
 CLOCK_RESOLUTION_NS = 2_000_000_000
 """The coarsest file time in use (FAT: two seconds)."""
-
 IGNORED_FOLDERS = ("node_modules/", "bower_components/", "site-packages/", "__pycache__/", "venv/", "_site/")
 _MAGIC = re.compile(r"[*?\[]")
+_HOST = re.compile(r"(?:[a-z0-9-]+\.)+(?:[a-z]{2,}|\d+)(?::\d+)?(?:/|$)", re.IGNORECASE)
+"""How an address of the web begins whose `https://` was left out; files have such names, too."""
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +149,7 @@ class FilesSource:
             listed = self._below(_Folder(self._root, around=frozenset({(found.st_dev, found.st_ino)})))
             yield from self._in_vault(listed) if is_vault(self._root) else listed
         else:
+            refuse_archive(self._root, name=self.name)
             yield from self._one(self._root.name, found)
         if self.ignored:
             logger.info("%s: %d files of other types ignored", self.name, self.ignored.total())
@@ -180,9 +183,10 @@ class FilesSource:
         try:
             return self._root.stat()
         except OSError as error:
-            raise SourceError(
-                f"cannot read the source {self.name!r}: {error.strerror} ({self._root}); correct its address"
-            ) from error
+            where = "" if str(self._root) == self.name else f" ({self._root})"
+            web = _HOST.match(self.name) and _suffix(self.name) not in READERS
+            advice = f"correct it, or write https://{self.name} if that is meant" if web else "correct its address"
+            raise SourceError(f"cannot read the source {self.name!r}: {error.strerror}{where}; {advice}") from error
 
     def _below(self, folder: _Folder) -> Iterator[Item | ItemState]:
         try:

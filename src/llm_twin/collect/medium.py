@@ -72,7 +72,10 @@ class MediumExport(ExportSource):
 
     def gather(self, export: Export, shelf: Shelf) -> None:
         """Every file of a story; see `ExportSource.gather`."""
-        for key, member in export.need(r"posts/[^/]+\.html", what="posts/*.html of Medium").items():
+        stories = r"posts/[^/]+\.html"
+        if export.looks_like() == "substack":  # which has pages in a folder of that name, too
+            stories = r"posts/(?:draft|\d{4}-\d\d-\d\d)_[^/]+\.html"
+        for key, member in export.need(stories, what="posts/*.html of Medium").items():
             if key.startswith("posts/draft_"):
                 shelf.leave_out(key, "is a draft: it was not published")
             else:

@@ -19,6 +19,14 @@ from llm_twin.core.text import word_count
 
 LONG_WORDS = NOTE_WORDS
 """A message of so many words was written to be read by itself."""
+PRIVATE_CHAT = "in a private chat"
+PRIVATE_CHANNEL = "in a private channel or chat"
+OTHER_CHANNEL = "in a channel that `channels` does not name"
+_REMEDIES = {
+    PRIVATE_CHAT: "set `private = true` to collect what you wrote there",
+    PRIVATE_CHANNEL: "set `private = true` to collect what you wrote there",
+    OTHER_CHANNEL: "name it in `channels` if it is yours",
+}
 
 
 def place_of(chat: str, number: str, at: datetime, text: str) -> tuple[str, Kind]:
@@ -26,6 +34,12 @@ def place_of(chat: str, number: str, at: datetime, text: str) -> tuple[str, Kind
     if word_count(text) >= LONG_WORDS:
         return f"{chat}/{number}", "post"
     return f"{chat}/{at.astimezone(UTC):%Y-%m-%d}", "note"
+
+
+def left_out(count: int, where: str, why: str) -> str:
+    """The reason of messages that are counted and not collected; their key tells where they are, and `why`."""
+    told = f"1 message {where} is left out" if count == 1 else f"{count:,} messages {where} are left out"
+    return f"{told}; {_REMEDIES[why]}" if why in _REMEDIES else told
 
 
 def message_record(text: str, at: datetime, kind: Kind, *, url: str | None = None) -> dict[str, Any]:

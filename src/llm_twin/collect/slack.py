@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from llm_twin.collect.export import Export, ExportSource, Shelf, named_like
 from llm_twin.collect.html import fenced
-from llm_twin.collect.messages import marked, message_record, place_of, read_messages
+from llm_twin.collect.messages import PRIVATE_CHANNEL, left_out, marked, message_record, place_of, read_messages
 from llm_twin.collect.reading import Reading
 from llm_twin.collect.sources import SourceContext
 from llm_twin.core.errors import SourceError
@@ -62,20 +62,20 @@ class SlackSource(ExportSource):
         days = export.need(_DAYS, what="messages of Slack (channel/2026-03-14.json)")
         names, me = self._people(export)
         channels = {str(each.get("name")): str(each.get("id")) for each in _listed(export, r"channels\.json")}
-        left_out: Counter[tuple[str, str]] = Counter()
+        passed_over: Counter[tuple[str, str]] = Counter()
         for day, member in days.items():
             channel = day.split("/", 1)[0]
             for _, message in export.objects(member, "item"):
                 why = _why_not(message, me)
                 if channels and channel not in channels and not self.private:
-                    why = "in a private channel or chat (set `private = true` to collect it)"
+                    why = PRIVATE_CHANNEL
                 text = "" if why else markdown(message.get("text") or "", names).strip()
                 if why or not text:
-                    left_out[channel, why or "without text"] += 1
+                    passed_over[channel, why or "without text"] += 1
                     continue
                 self._shelve(message, text, channel, channels.get(channel, ""), shelf)
-        for (channel, why), count in sorted(left_out.items()):
-            shelf.leave_out(f"{channel}: {why}", f"{count:,} messages in {channel} are left out: {why}")
+        for (channel, why), count in sorted(passed_over.items()):
+            shelf.leave_out(f"{channel}: {why}", left_out(count, f"in {channel}", why))
 
     def read(self, records: list[dict[str, Any]], export: Export) -> Reading:  # noqa: ARG002
         """The messages of a document; see `ExportSource.read`."""

@@ -13,7 +13,15 @@ from typing import Any, ClassVar
 
 from llm_twin.collect.export import Export, ExportSource, Shelf, named_like
 from llm_twin.collect.html import fenced
-from llm_twin.collect.messages import marked, message_record, place_of, read_messages
+from llm_twin.collect.messages import (
+    OTHER_CHANNEL,
+    PRIVATE_CHAT,
+    left_out,
+    marked,
+    message_record,
+    place_of,
+    read_messages,
+)
 from llm_twin.collect.reading import Reading, parse_date
 from llm_twin.collect.sources import SourceContext
 from llm_twin.core.errors import SourceError
@@ -91,7 +99,9 @@ class TelegramSource(ExportSource):
         self._owner = ""
         self._others.clear()
         collected = 0
-        for member in export.need(r"result\.json", what="result.json of Telegram (export as JSON)").values():
+        for member in export.need(
+            r"result\.json", what="result.json of Telegram (choose JSON as the format when you export)"
+        ).values():
             chat = _Chat(alone=True)
             for place, value in export.objects(member, *_ONE, *_ALL):
                 name = place.rpartition(".")[2]
@@ -142,9 +152,9 @@ class TelegramSource(ExportSource):
         sender, name = str(message.get("from_id") or ""), str(message.get("from") or "")
         is_channel = chat.type.endswith("channel")
         if is_channel and not chat.alone and not {chat.id.casefold(), chat.name.casefold()} & self._channels:
-            return "in a channel that `channels` does not name"
+            return OTHER_CHANNEL
         if not is_channel and not chat.alone and not self.private and not chat.type.startswith("public_"):
-            return "in a private chat (set `private = true` to collect it)"
+            return PRIVATE_CHAT
         if not self._is_mine(sender, name) and not (is_channel and sender.removeprefix("channel") == chat.id):
             self._others[name or sender] += 1
             return "of other people"
@@ -159,8 +169,7 @@ class TelegramSource(ExportSource):
 
 def _leave_out(chat: _Chat, shelf: Shelf) -> None:
     for why, count in sorted(chat.left_out.items()):
-        reason = f"{count:,} messages of {chat.name or chat.id} are left out: {why}"
-        shelf.leave_out(f"{chat.id}: {why}", reason)
+        shelf.leave_out(f"{chat.id}: {why}", left_out(count, f"of {chat.name or chat.id}", why))
 
 
 def markdown(text: str | Sequence[str | Mapping[str, Any]]) -> str:
