@@ -67,6 +67,7 @@ class Service(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http="h11",  # the strict parser, also where another one is installed
                 log_config=None,
                 access_log=False,
                 server_header=False,
