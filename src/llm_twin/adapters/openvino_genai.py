@@ -1,7 +1,7 @@
 """OpenVINO GenAI: a language model on this machine's processor, in a process of ours. Needs the extra `openvino-genai`.
 
 `OpenVinoEngine` is how the server is started (`python -m llm_twin.server.llm`), `OpenVinoWriter` the model in it. It
-loads GGUF files (F16, Q8_0, Q4_0 and some more; not Q4_K_M) and folders in OpenVINO's own format.
+loads GGUF files (tried: F16 and Q8_0; not Q4_K_M) and folders in OpenVINO's own format.
 """
 
 from __future__ import annotations
