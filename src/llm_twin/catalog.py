@@ -112,7 +112,8 @@ def part(kind: str, name: str) -> Any:
         if name not in entry_points:
             near = difflib.get_close_matches(name, names(kind), n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(f"there is no {kind} named {name!r}; {hint}Known: {', '.join(names(kind))}")
+            what = "kind of source" if kind == "source" else kind.replace("_", " ")
+            raise ConfigError(f"there is no {what} named {name!r}; {hint}Known: {', '.join(names(kind))}")
         return entry_points[name].load()
     module, _, attribute = target.partition(":")
     return getattr(import_module(module), attribute)

@@ -517,5 +517,16 @@ def _explain(error: ValidationError, origins: Mapping[str, str], text: str, path
         origin = f"{path}:{_line(text, key)}" if path is not None else "the arguments"
     if first["type"] == "extra_forbidden":
         return f"unknown setting {key!r} in {origin}{_nearest(key)}"
-    value = "" if first["type"] == "missing" else f", got {hide_password(first['input'])!r}"
+    if first["type"] == "missing":
+        return _no_address(first["input"], int(parts[1]), text, path)
+    value = f", got {hide_password(first['input'])!r}"
     return f"setting {key!r} in {origin} is wrong: {first['msg'].lower()}{value}; correct it there"
+
+
+def _no_address(table: Mapping[str, Any], number: int, text: str, path: Path | None) -> str:
+    """What to say of the [[sources]] table of that number, counted from 0: only its address must be there."""
+    headers = [line for line, said in enumerate(text.splitlines(), 1) if re.match(r"\s*\[\[\s*sources\s*\]\]", said)]
+    where = f"{path}:{headers[number]}" if number < len(headers) else str(path or "the arguments")
+    near = difflib.get_close_matches("address", map(str, table), n=1)
+    hint = f"did you mean that by {near[0]!r}? " if near else ""
+    return f'the [[sources]] table in {where} has no address; {hint}give it one, as in address = "posts"'

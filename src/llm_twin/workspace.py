@@ -164,6 +164,7 @@ def _template(author: str, addresses: Sequence[str]) -> str:
     """The text of a new twin.toml."""
     sources = [f"[[sources]]\naddress = {_toml_string(address)}\n" for address in addresses] or [
         '# [[sources]]\n# address = "posts"          # a folder, file or glob; relative to this file\n'
+        '# [[sources]]\n# address = "https://you.example/blog/"   # `twin sources` shows what else can stand here\n'
     ]
     name = f"name = {_toml_string(author)}" if author else '# name = "…"                # whose twin this is'
     return f"""\
