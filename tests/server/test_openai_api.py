@@ -286,6 +286,26 @@ def test_a_draft_is_written_by_the_other_model(client: OpenAI, llm: ScriptedLlm)
     assert "about 50 words" in json.dumps(llm.requests[0])
 
 
+def test_a_streamed_draft_is_told_once_whatever_the_check_finds(client: OpenAI, llm: ScriptedLlm) -> None:
+    llm.always = says("I write SQL by hand [1]. I bought a boat in Lisbon last summer [1].")
+    topic = [{"role": "user", "content": "Object-relational mappers"}]
+    chunks = list(client.chat.completions.create(model="twin-write", messages=topic, stream=True))
+    shown = said(chunks)
+    assert shown.startswith("# ")
+    assert "**Checked text**" not in shown
+    assert "**Not supported by the sources**\n\n- “I bought a boat in Lisbon last summer.”" in shown
+    assert chunks[-1].twin["mode"] == "generated"
+
+
+def test_a_text_that_the_check_changes_otherwise_is_told_again_as_it_stands(client: OpenAI, llm: ScriptedLlm) -> None:
+    # The opening tag of the thought stood in the model's template, so its end alone is streamed.
+    llm.script = [says("Let me think about it.\n</think>\nThey hide the query [1].")]
+    shown = said(stream(client, extra_body={"twin": {"sources": False}}))
+    assert shown.startswith("Let me think")
+    assert shown.endswith("**Checked text**\n\nThey hide the query [1].")
+    assert without_additions(shown) == "They hide the query [1]."
+
+
 def test_nothing_is_kept_unless_it_is_asked_for(generating: Served, client: OpenAI, llm: ScriptedLlm) -> None:
     llm.always = says("They hide the query [1].")
     ask(client)
