@@ -78,12 +78,16 @@ FORGOTTEN_AUTHORS = "forgotten_authors"
 class SyncReport:
     """The account of a sync: how every item ended, and what the index holds now.
 
-    `problems` are sources that could not be listed completely (nothing of theirs was removed); `left_out` are documents
-    that are in the warehouse and not in the index, with the reason.
+    `news` are the items that failed, or ended with another reason than in the sync before, or all that have a reason
+    where addresses were named; `problems` are sources that could not be listed completely (nothing of theirs was
+    removed); `left_out` are documents that are in the warehouse and not in the index, with the reason. `unlisted` are
+    sources that were named by hand and stand in no settings.
     """
 
     items: tuple[ItemState, ...]
+    news: tuple[ItemState, ...]
     problems: tuple[str, ...]
+    unlisted: tuple[str, ...]
     left_out: tuple[Dropped, ...]
     chunks: int
     embedded: int
@@ -371,6 +375,9 @@ class Twin:
         started = time.monotonic()
         with self.workspace.writing(wait_s=wait_s), self.tracer.span("sync") as span, self._run("sync") as run:
             collected = []
+            # Whoever names an address wants to hear of it, new or not.
+            known = () if addresses else self.warehouse.items()
+            before = {(item.source, item.key): (item.outcome, item.reason) for item in known}
             forgotten_authors = self._forgotten_authors()
             for source, part in self._sources(addresses):
                 with self.tracer.span("collect", source=source.name) as collecting:
@@ -392,9 +399,13 @@ class Twin:
                     collecting.set(items=len(collected[-1].states))
             self._close_browsers()
             built = features.build(self._features(progress), rebuild=rebuild)
+            items = tuple(state for each in collected for state in each.states)
+            listed = {chosen.address for chosen in self.settings.sources}
             report = SyncReport(
-                items=tuple(state for each in collected for state in each.states),
-                problems=tuple(each.problem for each in collected if each.problem),
+                items=items,
+                news=tuple(each for each in items if _is_news(each, before.get((each.source, each.key)))),
+                problems=tuple(_of_source(each.problem, each.source) for each in collected if each.problem),
+                unlisted=tuple(each.source for each in collected if each.states and each.source not in listed),
                 left_out=self._left_out() if built.left_out is None else tuple(built.left_out),
                 chunks=built.index.count,
                 embedded=built.embedded,
@@ -625,6 +636,9 @@ class Twin:
     def status(self) -> Status:
         """What is here: items of every source with how they ended, and the live index."""
         runs = [run for run in self.warehouse.runs(limit=50) if run.pipeline == "sync"]
+        last = runs[0] if runs else None
+        if last and last.status == "running" and not self.workspace.is_being_written():
+            last = replace(last, status="interrupted")  # killed, so that it could not say so itself
         return Status(
             workspace=str(self.workspace.root),
             author=self.settings.author.name,
@@ -633,7 +647,7 @@ class Twin:
             items=tuple(self.warehouse.items()),
             left_out=self._left_out(),
             profiles=self.warehouse.profiles(),
-            last_sync=runs[0] if runs else None,
+            last_sync=last,
             model=self.settings.llm.model or None,
         )
 
@@ -1337,6 +1351,18 @@ def _is_meant(item: ItemState, documents: Mapping[str, Document], target: str) -
     document = documents.get(item.document_id or "")
     named = (document.id, document.title, document.url, document.author, *document.also_at) if document else ()
     return target in (item.key, *named)
+
+
+def _is_news(item: ItemState, before: tuple[str, str] | None) -> bool:
+    """Whether there is something to tell of an item that was not told by the sync before."""
+    if not item.reason or item.outcome == "unchanged":
+        return False
+    return item.outcome == "failed" or before != (item.outcome, item.reason)
+
+
+def _of_source(problem: str, source: str) -> str:
+    """The problem with the source it is one of: the host that cannot be reached may have several."""
+    return problem if source.rstrip("/") in problem else f"{source}: {problem}"
 
 
 def _did_something(report: SyncReport) -> bool:

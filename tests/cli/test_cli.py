@@ -7,12 +7,15 @@ import os
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from llm_twin.cli import COMMANDS
 from llm_twin.cli.ask import _unwrapped
+from llm_twin.core.records import Run
+from llm_twin.twin import Twin
 from llm_twin.workspace import Workspace
 
 
@@ -54,10 +57,49 @@ def test_help_lists_every_command_with_an_example(home: Path) -> None:
 
 
 def test_sync_reports_outcomes_on_stdout_and_reasons_on_stderr(home: Path) -> None:
-    done = _twin("sync", cwd=home)
+    done = _twin("sync", "posts", cwd=home)
     assert "2 unchanged" in done.stdout
     assert "1 skipped" in done.stdout
-    assert "empty.md" in done.stderr
+    assert "skipped: empty.md: is empty" in done.stderr
+
+
+def test_a_reason_that_was_told_before_is_counted_and_not_told_again(small: Path) -> None:
+    (small / "posts" / "empty.md").write_text("")
+    assert "skipped: empty.md: is empty" in _twin("sync", cwd=small).stderr
+    again = _twin("sync", cwd=small)
+    assert "1 item skipped as before: twin status --items" in again.stderr
+    assert "empty.md" not in again.stderr
+    assert "failed: torn.md" in again.stderr, "what is broken is told until it is mended"
+
+
+def test_problems_name_their_source_and_stay_in_the_status(small: Path) -> None:
+    (small / "twin.toml").write_text(
+        '[[sources]]\naddress = "posts"\n[[sources]]\naddress = "http://127.0.0.1:9/feed"\n'
+    )
+    done = _twin("sync", cwd=small)
+    problem = "problem: http://127.0.0.1:9/feed: 127.0.0.1 is a private address"
+    assert done.returncode == 5
+    assert problem in done.stderr
+    status = _twin("status", cwd=small).stdout
+    assert "done, with 1 problem\n1 document, 0 left out" in status
+    assert problem in status
+
+
+def test_a_killed_sync_is_not_said_to_be_running(small: Path) -> None:
+    _twin("sync", cwd=small)
+    with Twin.open(small) as twin:
+        twin.warehouse.save_run(Run(id="1" * 32, pipeline="sync", started_at=datetime.now(UTC)))
+    assert "UTC, interrupted; it goes on where it was with: twin sync" in _twin("status", cwd=small).stdout
+    with Workspace.find(small).writing():
+        assert "UTC, running" in _twin("status", cwd=small).stdout
+
+
+def test_a_source_that_only_the_command_line_names_is_said_to_be_none_of_twin_toml(small: Path) -> None:
+    (small / "notes").mkdir()
+    (small / "notes" / "keel.md").write_text("# Keel\n\nA keel is what a boat is built on, plank by plank.\n")
+    told = "notes is not in twin.toml: add it there, and `twin sync` keeps it current"
+    assert told in _twin("sync", "notes", cwd=small).stderr
+    assert "twin.toml" not in _twin("sync", "posts/boats.md", cwd=small).stderr
 
 
 def test_sync_json_has_the_documented_shape(home: Path) -> None:
@@ -215,7 +257,7 @@ def test_forgetting_is_listed_and_undone(small: Path) -> None:
     _twin("forget", "Boats", "--yes", cwd=small)
     assert "boats.md  in posts" in _twin("forget", "--list", cwd=small).stdout
     assert json.loads(_twin("forget", "--list", "--json", cwd=small).stdout)[0]["target"] == "boats.md"
-    assert "undo that with: twin forget --undo boats.md" in _twin("sync", cwd=small).stderr
+    assert "undo that with: twin forget --undo boats.md" in _twin("sync", "posts", cwd=small).stderr
     undone = _twin("forget", "--undo", "boats.md", cwd=small)
     assert undone.stdout == "boats.md is let in again, 1 known item\n"
     assert "1 added" in _twin("sync", cwd=small).stdout

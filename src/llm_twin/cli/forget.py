@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llm_twin.cli.opening import json_option, opened, print_json
+from llm_twin.cli.opening import counted, json_option, opened, print_json
 
 if TYPE_CHECKING:
     from llm_twin.twin import Twin
@@ -46,12 +46,12 @@ def _forget(twin: Twin, target: str, wait_s: float, yes: bool, as_json: bool) ->
     if not yes:
         for header in meant[:SHOWN]:
             click.echo(f"{header.title}  {header.url or header.id}", err=True)
-        click.confirm(f"Delete {_counted(len(meant), 'document')}, everywhere?", abort=True, err=True)
+        click.confirm(f"Delete {counted(len(meant), 'document')}, everywhere?", abort=True, err=True)
     done = twin.forget(target, wait_s=wait_s)
     if as_json:
         print_json(done)
         return
-    click.echo(f"forgot {_counted(len(done.document_ids), 'document')} of {_counted(len(done.items), 'item')}")
+    click.echo(f"forgot {counted(len(done.document_ids), 'document')} of {counted(len(done.items), 'item')}")
     click.echo("left: " + ", ".join(f"{count} in {store}" for store, count in done.left.items()))
 
 
@@ -72,9 +72,5 @@ def _undo(twin: Twin, target: str, wait_s: float, as_json: bool) -> None:
     if as_json:
         print_json({"items": items})
         return
-    click.echo(f"{target} is let in again, {_counted(len(items), 'known item')}")
+    click.echo(f"{target} is let in again, {counted(len(items), 'known item')}")
     click.echo("next: twin sync", err=True)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + "s" * (count != 1)

@@ -32,6 +32,11 @@ def seen_from(workspace: str | Path, addresses: Sequence[str]) -> list[str]:
     return [os.path.relpath(address, home) if address in relative else address for address in addresses]
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun, in the plural where it is one."""
+    return f"{count:,} {noun}" + "s" * (count != 1)
+
+
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
     from llm_twin.core.records import to_json

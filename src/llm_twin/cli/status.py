@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llm_twin.cli.opening import json_option, opened, print_json
+from llm_twin.cli.opening import counted, json_option, opened, print_json
 
 if TYPE_CHECKING:
-    from llm_twin.core.records import ItemState
+    from llm_twin.core.records import ItemState, Run
     from llm_twin.twin import Status
 
 SHOWN = 10
@@ -48,9 +48,22 @@ def _summary(now: Status) -> Iterator[str]:
     if now.last_sync is None:
         yield "never synced; run: twin sync"
     else:
-        yield f"last sync {now.last_sync.started_at:%Y-%m-%d %H:%M} UTC, {now.last_sync.status}"
-    chunks = f"{now.index.count:,} chunks, generation {now.index.generation}" if now.index else "no index yet"
-    yield f"{now.documents:,} documents, {len(now.left_out):,} left out of the index, {chunks}"
+        yield f"last sync {now.last_sync.started_at:%Y-%m-%d %H:%M} UTC, {_ended(now.last_sync)}"
+    chunks = f"{counted(now.index.count, 'chunk')}, generation {now.index.generation}" if now.index else "no index yet"
+    yield f"{counted(now.documents, 'document')}, {len(now.left_out):,} left out of the index, {chunks}"
+    yield from (
+        f"problem: {problem}" for problem in (now.last_sync.report.get("problems", ()) if now.last_sync else ())
+    )
+
+
+def _ended(sync: Run) -> str:
+    """How a sync ended, and what to do where it was not well."""
+    if sync.status == "interrupted":
+        return "interrupted; it goes on where it was with: twin sync"
+    if sync.status == "failed":
+        return f"failed: {sync.report.get('error', 'for a reason that was not kept')}"
+    problems = len(sync.report.get("problems", ()))
+    return f"{sync.status}, with {counted(problems, 'problem')}" if problems else sync.status
 
 
 def _table(coverage: Mapping[str, Mapping[str, int]]) -> Iterator[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
 
-from llm_twin.cli.opening import json_option, opened, print_json, seen_from
+from llm_twin.cli.opening import counted, json_option, opened, print_json, seen_from
 from llm_twin.cli.progress import on_stderr
 from llm_twin.cli.status import tried
 
@@ -59,10 +60,12 @@ def sync(
             )
         before = None
         for result in twin.watch(every_s=_seconds(every), wait_s=WATCH_WAIT_S if wait_s is None else wait_s):
-            now = str(result) if isinstance(result, Exception) else _notable(result)
+            now = str(result) if isinstance(result, Exception) else _notable(result.items, result.problems)
             changed = isinstance(result, Exception) or any(result.documents[each] for each in CHANGES)
             if changed or now != before:  # all is quiet while nothing happens
-                _tell(result, as_json)
+                _tell(result, as_json, at=f"{datetime.now():%H:%M:%S}  ")
+            if before is None:
+                click.echo(f"watching; every source is looked at again in {every}, Ctrl-C ends it", err=True)
             before = now
         return
     wanted = seen_from(twin.workspace.root, addresses)
@@ -71,30 +74,39 @@ def sync(
     ctx.exit(5 if report.problems else 0)
 
 
-def _tell(report: SyncReport | Exception, as_json: bool) -> None:
-    """Counts on stdout; problems, reasons and what is left out on stderr."""
+def _tell(report: SyncReport | Exception, as_json: bool, *, at: str = "") -> None:
+    """Counts on stdout; problems, what is new among the reasons, and what is left out on stderr."""
     if isinstance(report, Exception):
-        click.echo(f"twin: {report}", err=True)
+        click.echo(f"{at}twin: {report}", err=True)
         return
     if as_json:
         print_json(report.as_json())
     else:
-        click.echo(", ".join(f"{count:,} {outcome}" for outcome, count in report.documents.items()))
-        click.echo(f"{report.chunks:,} chunks in the index, {report.embedded:,} embedded, {report.seconds:.1f} s")
-    due = {_line(item): f" ({tried(item, datetime.now(UTC))})" for item in report.items if item.outcome == "failed"}
-    notable = _notable(report)
-    for line in notable[:SHOWN]:
+        click.echo(at + ", ".join(f"{count:,} {outcome}" for outcome, count in report.documents.items()))
+        chunks = f"{counted(report.chunks, 'chunk')} in the index, {report.embedded:,} embedded"
+        click.echo(f"{' ' * len(at)}{chunks}, {report.seconds:.1f} s")
+    due = {_line(item): f" ({tried(item, datetime.now(UTC))})" for item in report.news if item.outcome == "failed"}
+    news = _notable(report.news, report.problems)
+    for line in news[:SHOWN]:
         click.echo(line + due.get(line, ""), err=True)
-    if len(notable) > SHOWN:
-        click.echo(f"… and {len(notable) - SHOWN:,} more: twin status --items", err=True)
+    if len(news) > SHOWN:
+        click.echo(f"… and {len(news) - SHOWN:,} more: twin status --items", err=True)
+    known = report.documents["skipped"] - sum(item.outcome == "skipped" for item in report.news)
+    if known:
+        click.echo(f"{counted(known, 'item')} skipped as before: twin status --items", err=True)
     if report.left_out:
-        click.echo(f"{len(report.left_out):,} documents are left out of the index: twin status --items", err=True)
+        are = "is" if len(report.left_out) == 1 else "are"
+        click.echo(
+            f"{counted(len(report.left_out), 'document')} {are} left out of the index: twin status --items", err=True
+        )
+    for source in report.unlisted:
+        click.echo(f"{source} is not in twin.toml: add it there, and `twin sync` keeps it current", err=True)
 
 
-def _notable(report: SyncReport) -> list[str]:
-    """Problems of sources, then every item with a reason that is not what it was before."""
-    items = [item for item in report.items if item.reason and item.outcome != "unchanged"]
-    return [f"problem: {problem}" for problem in report.problems] + [_line(item) for item in items]
+def _notable(items: Sequence[ItemState], problems: Sequence[str]) -> list[str]:
+    """Problems of sources, then every item with something to tell."""
+    told = [item for item in items if item.reason and item.outcome != "unchanged"]
+    return [f"problem: {problem}" for problem in problems] + [_line(item) for item in told]
 
 
 def _line(item: ItemState) -> str:
