@@ -41,7 +41,8 @@ class Mentions:
         A model may have used any passage it was shown, so what it wrote goes whole. Quotations name their source.
         """
         others = tuple(passage for passage in answer.passages if passage.document.id not in self._ids)
-        rest = replace(answer, passages=others)
+        guarded = tuple(finding for finding in answer.guarded if finding.document_id not in self._ids)
+        rest = replace(answer, passages=others, guarded=guarded)
         told = answer.mode == "generated" and rest != answer
         return None if told or self.in_answer(rest) else rest
 
