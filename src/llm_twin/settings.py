@@ -261,8 +261,8 @@ class ServerSettings(_Section):
     """Port it listens on; 0 takes a free one."""
     streams: int = Field(default=64, ge=1, le=1000)
     """Answers made at the same time."""
-    searches: int = Field(default=16, ge=1, le=1000)
-    """Searches made at the same time."""
+    searches: int = Field(default=4, ge=1, le=1000)
+    """Searches made at the same time; more than there are cores only get in each other's way."""
     waiting: int = Field(default=64, ge=0, le=10_000)
     """Further answers, and searches, that may wait for their turn; who comes after them is asked to try later (429)."""
     search_timeout_s: float = Field(default=30.0, gt=0)
