@@ -12,7 +12,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "llm_twin"
 STAGES = {"collect", "features", "training", "inference", "evaluation", "ops"}
-WIRING = {"twin", "settings", "catalog", "workspace", "llm"}
+WIRING = {"settings", "catalog", "workspace", "llm"}
+OF_TWIN = {"parts", "sources", "forgetting", "runs", "doctor"}  # what `twin` is divided into
 DOORS = {"cli", "server"}
 CORE_FOR_DOORS = {"llm_twin.core.records", "llm_twin.core.errors", "llm_twin.core.cancelling"}
 DOORS_THAT_START_DOORS = {("llm_twin.cli.serve", "llm_twin.server.run"), ("llm_twin.cli.mcp", "llm_twin.server.mcp")}
@@ -63,10 +64,11 @@ def _allowed(importer: str, imported: str) -> bool:
         return imported_area in {"core", importer_area}
     if importer_area == "adapters":
         return imported_area == "core" or imported == importer
-    if importer_area == "twin":
-        return imported_area in {"core", *WIRING} or (imported_area in STAGES and imported.count(".") == 2)
+    if importer_area in {"twin", *OF_TWIN}:
+        ours = {"core", *WIRING, *OF_TWIN}
+        return imported_area in ours or (imported_area in STAGES and imported.count(".") == 2)
     if importer_area in WIRING:
-        return imported_area == "core" or imported_area in WIRING - {"twin"}
+        return imported_area in {"core", *WIRING}
     if (importer, imported) in DOORS_THAT_START_DOORS:
         return True
     if importer_area in DOORS:

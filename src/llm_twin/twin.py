@@ -5,29 +5,18 @@ Parts are named in the settings, found in `catalog.py`, built when first needed,
 
 from __future__ import annotations
 
-import difflib
-import importlib.metadata
-import inspect
-import os
-import platform
-import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
-from urllib.parse import urlsplit
-
-from pydantic import TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Any, cast
 
 from llm_twin import catalog, settings
 from llm_twin.core.errors import ConfigError, NotFound, StoreError, TwinError
-from llm_twin.core.mentions import Mentions
 from llm_twin.core.pipeline import Dropped, LocalRunner
 from llm_twin.core.records import (
     Answer,
@@ -44,34 +33,34 @@ from llm_twin.core.records import (
     Run,
     Span,
     VoiceProfile,
-    embedding_key,
-    embedding_text,
     fingerprint,
     to_json,
 )
+from llm_twin.doctor import Check, Doctor
+from llm_twin.forgetting import Forgetting, Forgotten, KeptOut
+from llm_twin.parts import Parts, part
+from llm_twin.runs import left_out, recorded
+from llm_twin.sources import KindOfSource, Sources, kinds
 from llm_twin.workspace import Workspace
 
 if TYPE_CHECKING:
-    from llm_twin.collect import pipeline as collect
     from llm_twin.core import ports
     from llm_twin.core.records import Event
     from llm_twin.inference.batch import Batches
-    from llm_twin.inference.cache import AnswerCache
     from llm_twin.inference.conversations import Conversations
-    from llm_twin.inference.guardrails import Guardrails
     from llm_twin.ops.feedback import FeedbackLog
     from llm_twin.ops.jobs import Jobs
     from llm_twin.ops.keys import ApiKeys
 
-T = TypeVar("T")
+__all__ = [
+    "OUTCOMES", "WATCH_WAIT_S", "Chat", "Check", "Forgotten", "Held", "KeptOut", "KindOfSource", "RecentVoice",
+    "Sampling", "Status", "SyncReport", "Twin",
+]  # fmt: skip
 
 OUTCOMES = ("added", "updated", "unchanged", "removed", "skipped", "failed")
 
 WATCH_WAIT_S = 60.0
 """Seconds a watching sync waits for another writer, mostly a sync by hand, before it reports a failure."""
-
-FORGOTTEN_AUTHORS = "forgotten_authors"
-"""The collection of records of authors that were forgotten, by their names in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,47 +166,6 @@ class RecentVoice:
 
 
 @dataclass(frozen=True, slots=True)
-class Forgotten:
-    """What was deleted, and how much of it each store still holds: zero everywhere."""
-
-    document_ids: tuple[str, ...]
-    items: tuple[str, ...]
-    left: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class KeptOut:
-    """What later syncs skip because it was forgotten for good: an author with all they write, or one item.
-
-    `target` is the name that undoes it; `source` is empty for an author.
-    """
-
-    target: str
-    source: str
-    since: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of `twin doctor`; `remedy` is the exact line that mends it."""
-
-    name: str
-    ok: bool
-    detail: str
-    remedy: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class KindOfSource:
-    """One line of `twin sources`."""
-
-    name: str
-    example: str
-    meaning: str
-    options: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Sampling:
     """How a language model is to write one answer, where that differs from the settings `ask`.
 
@@ -279,41 +227,8 @@ class Chat:
         return Done(answer, exchange)
 
 
-class _part(Generic[T]):  # noqa: N801 – used as a decorator, like `property`
-    """A part of a twin: built when it is first asked for, and once, however many threads ask.
-
-    Not `functools.cached_property`, which has no lock since Python 3.12, and before it one per part, so that two parts
-    that need each other's parts could wait for each other.
-    """
-
-    def __init__(self, build: Callable[[Twin], T]) -> None:
-        self.__doc__ = build.__doc__
-        self._build = build
-
-    @overload
-    def __get__(self, twin: None, owner: type[Twin]) -> _part[T]: ...
-    @overload
-    def __get__(self, twin: Twin, owner: type[Twin]) -> T: ...
-    def __get__(self, twin: Twin | None, owner: type[Twin]) -> _part[T] | T:
-        if twin is None:
-            return self
-        name = self._build.__name__
-        with twin._building:
-            if name not in twin.__dict__:
-                twin.__dict__[name] = self._build(twin)
-            # From now on the twin's own attribute is found first, and nobody comes here.
-            return cast("T", twin.__dict__[name])
-
-
-class Twin:
+class Twin(Parts):
     """A workspace at work. Cheap to make: every part is built when it is first needed. Close it, or use `with`."""
-
-    def __init__(self, workspace: Workspace, loaded: settings.LoadedSettings) -> None:
-        self.workspace = workspace
-        self.loaded = loaded
-        self.settings = loaded.values
-        self._browsers: dict[str, ports.Browser] = {}
-        self._building = threading.RLock()  # held while a part is built, which may ask for others
 
     @classmethod
     def init(cls, folder: str | Path = ".", *, author: str = "", addresses: Sequence[str] = ()) -> Twin:
@@ -328,19 +243,6 @@ class Twin:
         """
         found = Workspace.find(Path(workspace) if workspace is not None else None)
         return cls(found, settings.load(found.settings_file, arguments=arguments))
-
-    def close(self) -> None:
-        """Release what was opened, all of it even where one part fails to close."""
-        with ExitStack() as stack:
-            # A stack closes the last one first: what was built later may need what was built before it.
-            for name in [name for name in self.__dict__ if isinstance(getattr(Twin, name, None), _part)]:
-                stack.callback(self._close_part, name)
-            stack.callback(self._close_browsers)
-
-    def _close_part(self, name: str) -> None:
-        close = getattr(self.__dict__.pop(name, None), "close", None)
-        if close is not None:
-            close()
 
     def __enter__(self) -> Twin:
         return self
@@ -373,15 +275,15 @@ class Twin:
 
         progress = progress or _Quiet()
         started = time.monotonic()
-        with self.workspace.writing(wait_s=wait_s), self.tracer.span("sync") as span, self._run("sync") as run:
+        with self.workspace.writing(wait_s=wait_s), self.tracer.span("sync") as span, recorded(self, "sync") as run:
             collected = []
             # Whoever names an address wants to hear of it, new or not.
             known = () if addresses else self.warehouse.items()
             before = {(item.source, item.key): (item.outcome, item.reason) for item in known}
-            forgotten_authors = self._forgotten_authors()
-            for source, part in self._sources(addresses):
+            forgotten_authors = self._forgetting.authors()
+            for source, part in self.sources.chosen(addresses):
                 with self.tracer.span("collect", source=source.name) as collecting:
-                    former = set() if "://" in source.name else self._stored_names(source.name) - {source.name}
+                    former = set() if "://" in source.name else self.sources.stored_names(source.name) - {source.name}
                     if former:
                         collect.adopt(source.name, former, store=self.warehouse)
                     collected.append(
@@ -406,7 +308,7 @@ class Twin:
                 news=tuple(each for each in items if _is_news(each, before.get((each.source, each.key)))),
                 problems=tuple(_of_source(each.problem, each.source) for each in collected if each.problem),
                 unlisted=tuple(each.source for each in collected if each.states and each.source not in listed),
-                left_out=self._left_out() if built.left_out is None else tuple(built.left_out),
+                left_out=left_out(self.warehouse) if built.left_out is None else tuple(built.left_out),
                 chunks=built.index.count,
                 embedded=built.embedded,
                 seconds=time.monotonic() - started,
@@ -471,11 +373,11 @@ class Twin:
     def _local_listings(self) -> dict[str, str]:
         """What every source on this machine lists now, as one fingerprint each; unreadable ones are left out."""
         listings = {}
-        for chosen in self._configured().values():
+        for chosen in self.sources.configured().values():
             if "://" in chosen.address:
                 continue
             with suppress(TwinError):
-                listed = [(item.key, item.version) for item in self._source(chosen).list()]
+                listed = [(item.key, item.version) for item in self.sources.open(chosen).list()]
                 listings[chosen.address] = fingerprint(listed)
         return listings
 
@@ -486,59 +388,15 @@ class Twin:
         until `undo_forget`. A source comes back with the next sync while it stands in the settings. Raises `NotFound`
         when nothing of that name was collected.
         """
-        from llm_twin.collect import pipeline as collect
-        from llm_twin.features import pipeline as features
+        return self._forgetting.forget(target, wait_s=wait_s)
 
-        with self.workspace.writing(wait_s=wait_s), self.tracer.span("forget") as span, self._run("forget") as run:
-            documents = {document.id: document for document in self.warehouse.documents()}
-            items, gone = self._meant(target, documents)
-            authors = {each.author for each in gone.values()}.difference(
-                each.author for name, each in documents.items() if name not in gone
-            )
-            embedded = self._embedding_keys(gone)
-            mentions = Mentions((*gone.values(), *(made.document for made in self.warehouse.features(gone))))
-            # Before the documents, so that a command that was killed finds them by the documents when it is run again;
-            # and after, for answers that quoted them while this went on.
-            self._forget_mentions(mentions)
-            now = datetime.now(UTC)
-            by_source = self._stored_names(target) >= {item.source for item in items}
-            author = target if not by_source and any(each.author == target for each in documents.values()) else None
-            if author:  # first, so that a kill from here on cannot let them back in
-                self.warehouse.put(FORGOTTEN_AUTHORS, author.casefold(), {"author": author, "since": now.isoformat()})
-            collect.forget(items, store=self.warehouse, now=now, for_good=not by_source, author=author)
-            # Anew, not edited: an engine may keep the bytes of deleted entries in its files.
-            features.build(self._features(_Quiet()), rebuild=True)
-            self._forget_elsewhere(gone)
-            self._forget_mentions(mentions)
-            self.warehouse.scrub()
-            left = {
-                "documents": len(self.warehouse.document_hashes().keys() & gone.keys()),
-                "features": len(self.warehouse.feature_fingerprints().keys() & gone.keys()),
-                "index": self.index.count(Filter(document_ids=tuple(gone))) if gone else 0,
-                "embeddings": len(self.warehouse.embedding_keys() & embedded),
-                "profiles": len(self.warehouse.profiles().keys() & authors),
-                **{name: part.mentioning(mentions) for name, part in self._quoting().items()},
-            }
-            if any(left.values()):
-                raise StoreError(f"forgetting {target!r} left something behind: {left}; run the command again")
-            span.set(documents=len(gone), items=len(items))
-            run["outputs"] = {"documents": len(gone), "items": len(items)}
-        return Forgotten(tuple(sorted(gone)), tuple(item.key for item in items), left)
+    def meant_by(self, target: str) -> list[DocumentHeader]:
+        """The documents that `forget` would delete. Raises `NotFound` when nothing of that name was collected."""
+        return self._forgetting.meant_by(target)
 
     def forgotten(self) -> list[KeptOut]:
         """What is kept out because it was forgotten for good: authors, then single items by source and name."""
-        from llm_twin.collect import pipeline as collect
-
-        authors = [data for _, data in self.warehouse.records(FORGOTTEN_AUTHORS)]
-        items = [item for item in self.warehouse.items() if collect.is_forgotten(item)]
-        return [
-            *(KeptOut(each["author"], "", datetime.fromisoformat(each["since"])) for each in authors),
-            *(
-                KeptOut(item.key, item.source, item.seen_at)
-                for item in items
-                if not any(collect.is_forgotten_with(item, each["author"]) for each in authors)
-            ),
-        ]
+        return self._forgetting.forgotten()
 
     def undo_forget(self, target: str, *, wait_s: float = 0.0) -> tuple[str, ...]:
         """Let in again what was forgotten: an author, an item by its name, or all of a source; the items' names.
@@ -546,92 +404,33 @@ class Twin:
         What was deleted comes back with the next sync that finds it. Raises `NotFound` when nothing of that name is
         kept out.
         """
-        from llm_twin.collect import pipeline as collect
+        return self._forgetting.undo(target, wait_s=wait_s)
 
-        with self.workspace.writing(wait_s=wait_s), self.tracer.span("undo forget") as span:
-            is_author = target.casefold() in {author.casefold() for author in self._forgotten_authors()}
-            sources = self._stored_names(target)
-            items = [
-                item
-                for item in self.warehouse.items()
-                if collect.is_forgotten(item)
-                and (target == item.key or item.source in sources or collect.is_forgotten_with(item, target))
-            ]
-            if not items and not is_author:
-                raise NotFound(f"nothing is forgotten under {target!r}; `twin forget --list` shows what is")
-            self.warehouse.save([(replace(item, outcome="removed"), None) for item in items])
-            self.warehouse.drop(FORGOTTEN_AUTHORS, [target.casefold()])
-            span.set(items=len(items))
-        return tuple(item.key for item in items)
+    @part
+    def _forgetting(self) -> Forgetting:
+        from llm_twin.features import pipeline as features
 
-    def _forgotten_authors(self) -> list[str]:
-        return [data["author"] for _, data in self.warehouse.records(FORGOTTEN_AUTHORS)]
+        return Forgetting(
+            self,
+            self.sources,
+            rebuild=lambda: features.build(self._features(_Quiet()), rebuild=True),
+            quoting=lambda: {
+                "exchanges": self.conversations,
+                "feedback": self.feedback,
+                "batches": self.batches,
+                "cache": self.cache,
+            },
+        )
 
-    def meant_by(self, target: str) -> list[DocumentHeader]:
-        """The documents that `forget` would delete. Raises `NotFound` when nothing of that name was collected."""
-        documents = {document.id: document for document in self.warehouse.documents()}
-        return [document.header for document in self._meant(target, documents)[1].values()]
-
-    def _meant(self, target: str, documents: Mapping[str, Document]) -> tuple[list[ItemState], dict[str, Document]]:
-        """Items that a person names, and those of their documents that no other item brings as well."""
-        items: list[ItemState] = []
-        others: list[ItemState] = []
-        sources = self._stored_names(target)
-        for item in self.warehouse.items():
-            is_meant = item.source in sources or _is_meant(item, documents, target)
-            (items if is_meant else others).append(item)
-        if not items:
-            raise NotFound(
-                f"nothing was collected of {target!r}; name a document's id, title or URL, a source or an author as "
-                f"`twin documents` and `twin status` show them"
-            )
-        ids = {item.document_id for item in items} - {item.document_id for item in others}
-        return items, {name: document for name, document in documents.items() if name in ids}
-
-    def _embedding_keys(self, documents: Mapping[str, Document]) -> set[str]:
-        """Keys of embeddings that only chunks of these documents use."""
-        own: set[str] = set()
-        others: set[str] = set()
-        for made in self.warehouse.features():
-            keys = {embedding_key(self.embedder.name, embedding_text(chunk)) for chunk in made.chunks}
-            (own if made.document.id in documents else others).update(keys)
-        return own - others
-
-    def _quoting(self) -> dict[str, Conversations | FeedbackLog | Batches | AnswerCache]:
-        """What keeps answers, which quote documents, by what it counts."""
-        return {
-            "exchanges": self.conversations,
-            "feedback": self.feedback,
-            "batches": self.batches,
-            "cache": self.cache,
-        }
-
-    def _forget_mentions(self, mentions: Mentions) -> None:
-        for part in self._quoting().values():
-            part.forget(mentions)
-
-    def _forget_elsewhere(self, documents: Mapping[str, Document]) -> None:
-        """Take documents out of what other runs reported, and their pages out of the cache of fetched ones."""
-        for run in self.warehouse.runs(limit=ALL_RUNS):
-            outputs = _without(run.outputs, "left_out", documents)
-            report = _without(run.report, "dropped", documents)
-            if (outputs, report) != (run.outputs, run.report):
-                self.warehouse.save_run(replace(run, outputs=outputs, report=report))
-        for document in documents.values():
-            for url in (document.url, *document.also_at):
-                if url and url.startswith("http"):
-                    self.fetcher.forget(url)
+    @part
+    def sources(self) -> Sources:
+        """The sources of the settings, and what other addresses mean."""
+        return Sources(self)
 
     @staticmethod
     def source_kinds() -> list[KindOfSource]:
         """Every kind of source in the order in which they are asked whether an address is theirs."""
-        kinds = [(name, catalog.part("source", name)) for name in catalog.ordered("source")]
-        return [
-            KindOfSource(
-                name, kind.example, (inspect.getdoc(kind) or "").partition("\n")[0], tuple(_declared_options(kind))
-            )
-            for name, kind in kinds
-        ]
+        return kinds()
 
     def status(self) -> Status:
         """What is here: items of every source with how they ended, and the live index."""
@@ -645,7 +444,7 @@ class Twin:
             documents=len(self.warehouse.document_hashes()),
             index=self.index.info(),
             items=tuple(self.warehouse.items()),
-            left_out=self._left_out(),
+            left_out=left_out(self.warehouse),
             profiles=self.warehouse.profiles(),
             last_sync=last,
             model=self.settings.llm.model or None,
@@ -802,14 +601,14 @@ class Twin:
 
     # --- the service ------------------------------------------------------------------------------------------------
 
-    @_part
+    @part
     def conversations(self) -> Conversations:
         """What was asked and answered, kept; `chat` adds to it."""
         from llm_twin.inference import conversations
 
         return conversations.Conversations(self.warehouse, known=self._known_documents, generation=self._generation)
 
-    @_part
+    @part
     def feedback(self) -> FeedbackLog:
         """What readers think of the answers, and what the author would have said."""
         from llm_twin.ops import feedback
@@ -823,7 +622,7 @@ class Twin:
         )
         return feedback.FeedbackLog(self.warehouse, origin)
 
-    @_part
+    @part
     def batches(self) -> Batches:
         """Many questions at once, finished whatever happens in between."""
         from llm_twin.inference import batch
@@ -853,7 +652,7 @@ class Twin:
         info = self.index.info()
         return info.digest if info else ""
 
-    @_part
+    @part
     def jobs(self) -> Jobs:
         """Syncs that somebody asked the service for."""
         from llm_twin.ops import jobs
@@ -863,7 +662,7 @@ class Twin:
 
         return jobs.Jobs(self.warehouse, run, busy=self.workspace.is_being_written)
 
-    @_part
+    @part
     def keys(self) -> ApiKeys:
         """The API keys of the service."""
         from llm_twin.ops import keys
@@ -889,23 +688,11 @@ class Twin:
 
     def doctor(self) -> Iterator[Check]:
         """Look at everything the twin depends on, one check at a time; a broken part never hides the next."""
-        return self._checks(
-            ("python", self._check_python),
-            ("workspace", self._check_workspace),
-            ("disk", self._check_disk),
-            ("warehouse", self._check_warehouse),
-            ("embedder", self._check_embedder),
-            ("index", self._check_index),
-            ("language model", self._check_model),
-        )
+        return Doctor(self).checks()
 
     def ready(self) -> list[Check]:
         """What no answer can do without, looked at in milliseconds. A language model is not among it."""
-        return list(
-            self._checks(
-                ("warehouse", self._check_warehouse), ("embedder", self._check_embedder), ("index", self._check_index)
-            )
-        )
+        return Doctor(self).ready()
 
     def warm_up(self) -> None:
         """Load every part of an answer and use it once, so that the first question does not pay for that.
@@ -920,179 +707,9 @@ class Twin:
             inference.answer_of(inference.answer("What do I write about?", parts=parts))
             getattr(self.model, "prepare", lambda: None)()  # what only some adapters can do ahead
 
-    def _checks(self, *checks: tuple[str, Callable[[str], Check]]) -> Iterator[Check]:
-        for name, check in checks:
-            try:
-                yield check(name)
-            except TwinError as error:
-                message, _, remedy = str(error).rpartition("; ")
-                yield Check(name, False, message or str(error), remedy if message else "")
-
     # --- the parts --------------------------------------------------------------------------------------------------
 
-    @_part
-    def warehouse(self) -> ports.Warehouse:
-        """Documents, features, embeddings, runs."""
-        url = self.settings.warehouse.url or f"sqlite:///{self.workspace.state / 'warehouse.db'}"
-        # A warehouse is named as the scheme of its URLs is (`mongodb+srv` too); SQL databases have many schemes.
-        scheme = url.partition(":")[0].partition("+")[0]
-        name = scheme if scheme in catalog.names("warehouse") else "sql"
-        return cast("ports.Warehouse", catalog.part("warehouse", name)(url))
-
-    @_part
-    def trace_store(self) -> ports.TraceStore:
-        """Spans of this workspace; always beside it, whatever the warehouse is."""
-        return cast(
-            "ports.TraceStore", catalog.part("trace_store", "sql")(f"sqlite:///{self.workspace.state / 'traces.db'}")
-        )
-
-    @_part
-    def tracer(self) -> ports.Tracer:
-        """Times every step into the trace store."""
-        if not self.settings.traces.enabled:
-            return cast("ports.Tracer", catalog.part("tracer", "silent")())
-        return cast("ports.Tracer", catalog.part("tracer", "otel")(self.trace_store))
-
-    @_part
-    def fetcher(self) -> Any:
-        """The one way to the network for every source; what it fetched is kept to ask only for what changed."""
-        build = catalog.part("fetcher", "http").open
-        return build(self.workspace.state / "fetched", **self.settings.fetch.model_dump())
-
-    def browser(self, profile: str = "") -> ports.Browser:
-        """The browser that uses a profile folder, by default none; each is opened once, and closed after a sync."""
-        if profile not in self._browsers:
-            chosen = self.settings.browser
-            self._browsers[profile] = catalog.part("browser", chosen.engine)(
-                proxy=self.fetcher.gate.address,
-                executable=chosen.executable,
-                profile=self.workspace.root / Path(profile).expanduser() if profile else None,
-                timeout_s=chosen.timeout_s,
-                max_bytes=self.settings.fetch.max_bytes,
-            )
-        return self._browsers[profile]
-
-    def _close_browsers(self) -> None:
-        while self._browsers:
-            self._browsers.popitem()[1].close()
-
-    @_part
-    def embedder(self) -> ports.Embedder:
-        """Text to vectors."""
-        chosen = self.settings.embedder
-        return cast(
-            "ports.Embedder",
-            catalog.part("embedder", chosen.name)(
-                weights=chosen.weights or None,
-                precision=chosen.precision,
-                threads=chosen.threads or None,
-                cache_dir=_cache_dir(),
-            ),
-        )
-
-    @_part
-    def sparse(self) -> ports.SparseEncoder:
-        """Text to weighted terms."""
-        return cast("ports.SparseEncoder", catalog.part("sparse_encoder", "bm25")())
-
-    @_part
-    def index(self) -> ports.VectorIndex:
-        """The published index."""
-        chosen = self.settings.index
-        build = catalog.part("vector_index", chosen.store)
-        if chosen.store == "qdrant_edge":
-            return cast("ports.VectorIndex", build(self.workspace.state / "index"))
-        key = os.environ.get(chosen.api_key_env)
-        return cast("ports.VectorIndex", build(chosen.url, api_key=key, collection=chosen.collection))
-
-    @_part
-    def chunker(self) -> ports.Chunker:
-        """Documents to chunks."""
-        name = self.settings.features.chunker
-        build = catalog.part("chunker", name)
-        if name == "semantic":
-            return cast("ports.Chunker", build(self.embedder.tokenizer, self.embedder))
-        return cast("ports.Chunker", build(self.embedder.tokenizer))
-
-    @_part
-    def redactor(self) -> ports.Redactor:
-        """Takes secrets, and personal data by choice, out before anything is stored."""
-        secrets = cast("ports.Redactor", catalog.part("redactor", "secrets")())
-        chosen = self.settings.collect
-        if not chosen.redact_personal:
-            return secrets
-        finder = catalog.part("personal_finder", chosen.personal_engine)(chosen.redact_personal)
-        personal = catalog.part("redactor", "personal")(finder, keep=chosen.keep_personal)
-        return cast("ports.Redactor", catalog.part("redactor", "in_turn")(secrets, personal))
-
-    @_part
-    def reranker(self) -> ports.Reranker | None:
-        """The closer look at candidates."""
-        chosen = self.settings.search
-        if chosen.reranker == "none":
-            return None
-        build = catalog.part("reranker", chosen.reranker)
-        if chosen.reranker == "maxsim":
-            return cast("ports.Reranker", build(self.embedder, self.warehouse))
-        return cast("ports.Reranker", build(weights=chosen.reranker_weights))
-
-    @_part
-    def model(self) -> ports.LanguageModel | None:
-        """The language model, or None: then answers are extractive and nothing leaves this machine."""
-        chosen = self.settings.llm
-        if not chosen.model:
-            return None
-        return cast(
-            "ports.LanguageModel",
-            catalog.part("language_model", "openai")(
-                base_url=chosen.base_url,
-                model=chosen.model,
-                api_key=os.environ.get(chosen.api_key_env),
-                api_key_env=chosen.api_key_env,
-                timeout_s=chosen.timeout_s,
-                first_token_timeout_s=chosen.first_token_timeout_s,
-                retries=chosen.retries,
-            ),
-        )
-
-    @_part
-    def guards(self) -> Guardrails:
-        """What guards questions, passages and answers."""
-        from llm_twin.inference import pipeline as inference
-
-        chosen = self.settings.guard
-        author = self.settings.author
-        actions = {name: value for name, value in chosen if value in ("block", "flag", "off")}
-        return inference.guardrails(
-            {**actions, "topics": chosen.on_topics},
-            embedder=self._remembering,
-            redactor=catalog.part("redactor", "secrets")(),
-            finder=catalog.part("personal_finder", "patterns")(inference.PERSONAL_KINDS),
-            authors=(author.name, *author.aliases),
-            topics=chosen.topics,
-            languages=chosen.languages,
-            max_characters=chosen.max_characters,
-            cache_dir=_cache_dir(),
-        )
-
-    @_part
-    def _remembering(self) -> ports.Embedder:
-        """The embedder as answers use it: guard and search embed a question once between them."""
-        from llm_twin.inference import pipeline as inference
-
-        return inference.Remembering(self.embedder)
-
-    @_part
-    def cache(self) -> AnswerCache:
-        """Answers to repeated questions; asked only where the setting `cache.enabled` says so."""
-        from llm_twin.inference import pipeline as inference
-
-        chosen = self.settings.cache
-        return inference.AnswerCache(
-            self._remembering, similarity=chosen.similarity, entries=chosen.entries, max_age_s=chosen.max_age_s
-        )
-
-    @_part
+    @part
     def _settings_of_answers(self) -> str:
         """Changes with every setting; more than decide an answer, so that none is overlooked."""
         return fingerprint(repr(self.settings))
@@ -1136,221 +753,10 @@ class Twin:
             duplicate_similarity=self.settings.features.duplicate_similarity,
         )
 
-    def _sources(self, addresses: Sequence[str]) -> list[tuple[ports.Source, collect.Part | None]]:
-        """The sources to sync, or parts of them: those of the settings, or only what the addresses name."""
-        configured = self._configured()
-        if not addresses and not configured:
-            raise ConfigError(
-                f"{self.workspace.settings_file} names no sources; add [[sources]] with an address, "
-                f"or name them here: twin sync ./posts"
-            )
-        if not addresses:
-            return [(self._source(chosen), None) for chosen in configured.values()]
-        return [self._named(address, configured) for address in addresses]
-
-    def _configured(self) -> dict[str, settings.SourceSettings]:
-        """The sources of the settings by the place each names, whatever its spelling."""
-        found: dict[str, settings.SourceSettings] = {}
-        for chosen in self.settings.sources:
-            first = found.setdefault(self._place(chosen.address), chosen)
-            if first.model_copy(update={"address": chosen.address}) != chosen:
-                raise ConfigError(
-                    f"{first.address!r} and {chosen.address!r} name the same source with different options; make one "
-                    f"[[sources]] table of the two in {self.workspace.settings_file}"
-                )
-        return found
-
-    def _named(
-        self, address: str, configured: Mapping[str, settings.SourceSettings]
-    ) -> tuple[ports.Source, collect.Part | None]:
-        """What an address means: a source of the settings, a part of one, or a source of its own."""
-        from llm_twin.collect import pipeline as collect
-
-        same = configured.get(self._place(address))
-        if same:
-            return self._source(same), None
-        if "://" in address:
-            by_name = {chosen.address: chosen for chosen in configured.values()}
-            for item in self.warehouse.items():
-                if item.key == address and item.source in by_name:
-                    return self._source(by_name[item.source]), collect.Part(address, below=False)
-            return self._source(settings.SourceSettings(address=address)), None
-        if self._recognise(address) == "files":
-            opened = [self._source(chosen) for chosen in configured.values() if "://" not in chosen.address]
-            parts = [(source, collect.part_of(source, address, self.workspace.root)) for source in opened]
-            inside = [(source, part) for source, part in parts if part]
-            if inside:  # where sources stand in one another, the innermost
-                return min(inside, key=lambda pair: len(pair[1].key))
-        known = sorted(self._stored_names(address))
-        name = known[0] if known else os.path.normpath(address)
-        return self._source(settings.SourceSettings(address=name)), None
-
-    def _place(self, address: str) -> str:
-        from llm_twin.collect import pipeline as collect
-
-        return collect.place(address, self.workspace.root)
-
-    def _stored_names(self, address: str) -> set[str]:
-        """The names under which items of a source are stored, which were other spellings of its address once."""
-        place = self._place(address)
-        return {name for name in {item.source for item in self.warehouse.items()} if self._place(name) == place}
-
-    def _source(self, chosen: settings.SourceSettings) -> ports.Source:
-        """The source of a [[sources]] table, its options checked against what its kind takes."""
-        from llm_twin.collect import pipeline as collect
-
-        name = chosen.kind or ("browser" if chosen.render else self._recognise(chosen.address))
-        kind = catalog.part("source", name)
-        context = collect.SourceContext(
-            author=chosen.author or self.settings.author.name,
-            root=self.workspace.root,
-            fetcher=lambda: self.fetcher,
-            now=lambda: datetime.now(UTC),
-            browser=self.browser,
-        )
-        return cast("ports.Source", kind.open(chosen.address, context, **self._options(kind, chosen)))
-
-    def _options(self, kind: Any, chosen: settings.SourceSettings) -> dict[str, Any]:
-        """The options of a [[sources]] table as the kind's `open` declares them."""
-        declared = _declared_options(kind)
-        options = {}
-        for name, value in chosen.options.items():
-            if name not in declared:
-                known = ["address", "kind", "author", *declared]
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                raise ConfigError(
-                    f"the source {chosen.address!r} takes no option {name!r}; {hint}it takes {', '.join(known)}"
-                )
-            try:
-                options[name] = TypeAdapter(declared[name].annotation).validate_python(value)
-            except ValidationError as error:
-                raise ConfigError(
-                    f"option {name!r} of the source {chosen.address!r} is wrong: {error.errors()[0]['msg'].lower()}, "
-                    f"got {value!r}; correct it in {self.workspace.settings_file}"
-                ) from None
-        return options
-
-    def _recognise(self, address: str) -> str:
-        """The first kind that takes an address, in the order of the catalog."""
-        try:
-            urlsplit(address)
-        except ValueError as error:
-            raise ConfigError(
-                f"the source {address!r} has no address that can be read: {error}; correct it, and percent-encode "
-                "brackets"
-            ) from None
-        for name in catalog.ordered("source"):
-            if catalog.part("source", name).recognises(address):
-                return name
-        raise ConfigError(f"no kind of source takes {address!r}; `twin sources` lists the kinds with an example each")
-
     def _authors(self) -> tuple[Author, ...]:
         """The author of the settings with aliases, then everybody else whose writing was collected."""
         own = Author(self.settings.author.name, self.settings.author.aliases)
         return (own, *(Author(name) for name in sorted(self.warehouse.profiles()) if name != own.name))
-
-    # --- runs and checks --------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _run(self, pipeline: str) -> Iterator[dict[str, Any]]:
-        """Record a run: begun, finished or failed, with what the block puts into the result."""
-        for earlier in self.warehouse.runs(limit=20):
-            if earlier.status == "running":  # we hold the writer's lock, so whoever began it is gone
-                self.warehouse.save_run(replace(earlier, status="interrupted"))
-        run = Run(
-            id=uuid.uuid4().hex,
-            pipeline=pipeline,
-            started_at=datetime.now(UTC),
-            code_version=importlib.metadata.version("llm-twin"),
-            settings={setting.key: to_json(setting.value) for setting in self.loaded.explain()},
-        )
-        self.warehouse.save_run(run)
-        result: dict[str, Any] = {"id": run.id}
-        try:
-            yield result
-        except BaseException as error:
-            report = {"error": str(error) or type(error).__name__}
-            ended = replace(run, finished_at=datetime.now(UTC), report=report)
-            stopped = not isinstance(error, Exception)  # Ctrl-C, not a failure
-            self.warehouse.save_run(replace(ended, status="interrupted" if stopped else "failed"))
-            raise
-        del result["id"]
-        self.warehouse.save_run(replace(run, status="done", finished_at=datetime.now(UTC), **result))
-
-    def _left_out(self) -> tuple[Dropped, ...]:
-        """Documents that the last finished sync left out of the index."""
-        for run in self.warehouse.runs(limit=50):
-            if run.pipeline == "sync" and run.status == "done":
-                return tuple(Dropped(**drop) for drop in run.outputs.get("left_out", ()))
-        return ()
-
-    def _check_python(self, name: str) -> Check:
-        version = platform.python_version()
-        return Check(name, True, f"{version}, llm-twin {importlib.metadata.version('llm-twin')}")
-
-    def _check_workspace(self, name: str) -> Check:
-        sources = len(self.settings.sources)
-        if not sources:
-            return Check(name, False, f"{self.workspace.settings_file} names no sources", "twin sync ./posts")
-        return Check(name, True, f"{self.workspace.root}, {sources} source{'s' if sources > 1 else ''}")
-
-    def _check_disk(self, name: str) -> Check:
-        free = self.workspace.free_bytes()
-        enough = free >= ENOUGH_BYTES
-        return Check(
-            name, enough, f"{free / 1e9:.1f} GB free", "" if enough else f"free space on {self.workspace.root}"
-        )
-
-    def _check_warehouse(self, name: str) -> Check:
-        return Check(name, True, f"{len(self.warehouse.document_hashes()):,} documents in {self.warehouse!r}")
-
-    def _check_embedder(self, name: str) -> Check:
-        started = time.perf_counter()
-        self.embedder.embed(["Is the embedder there?"])
-        return Check(name, True, f"{self.embedder.name}, first text in {(time.perf_counter() - started) * 1000:.0f} ms")
-
-    def _check_index(self, name: str) -> Check:
-        info = self.index.info()
-        if info is None:
-            return Check(name, False, "nothing is indexed yet", "twin sync")
-        if info.embedder != self.embedder.name:
-            return Check(
-                name, False, f"built by {info.embedder}, the embedder is {self.embedder.name}", "twin sync --rebuild"
-            )
-        return Check(name, True, f"{info.count:,} chunks, {info.search} search, generation {info.generation}")
-
-    def _check_model(self, name: str) -> Check:
-        model = self.model
-        if model is not None:
-            # Part of the adapter, not of the port: only this check asks a server what it serves.
-            served = cast("Any", model).models()
-            wanted = self.settings.llm.model
-            if wanted in served or not served:
-                return Check(name, True, f"{wanted} at {cast('Any', model).base_url}")
-            return Check(
-                name, False, f"{wanted} is not served; there is: {', '.join(served)}", f"TWIN_LLM_MODEL={served[0]}"
-            )
-        found = catalog.part("language_model", "openai").local_servers()
-        if not found:
-            return Check(name, True, "none: answers quote the author, and nothing leaves this machine")
-        server, base_url, models = found[0]
-        remedy = f"export TWIN_LLM_BASE_URL={base_url} TWIN_LLM_MODEL={models[0] if models else '…'}"
-        return Check(name, True, f"none in the settings; {server} answers at {base_url}", remedy)
-
-
-ALL_RUNS = 1_000_000
-"""More runs than any workspace has: one a minute for two years."""
-
-ENOUGH_BYTES = 1_000_000_000
-"""Free disk below which `doctor` warns: a generation is copied before it is edited."""
-
-
-def _is_meant(item: ItemState, documents: Mapping[str, Document], target: str) -> bool:
-    """Whether an item is what a person names: by its key, or its document's id, title, address or author."""
-    document = documents.get(item.document_id or "")
-    named = (document.id, document.title, document.url, document.author, *document.also_at) if document else ()
-    return target in (item.key, *named)
 
 
 def _is_news(item: ItemState, before: tuple[str, str] | None) -> bool:
@@ -1369,32 +775,9 @@ def _did_something(report: SyncReport) -> bool:
     return any(item.outcome not in ("unchanged", "skipped") for item in report.items)
 
 
-def _without(told: Mapping[str, Any], key: str, documents: Mapping[str, Document]) -> dict[str, Any]:
-    """What a run told, less those entries of its list `key` that name one of these documents."""
-    kept = [drop for drop in told.get(key, ()) if not _names_any(drop, documents)]
-    return {**told, key: kept} if key in told else dict(told)
-
-
-def _names_any(drop: Mapping[str, str], documents: Mapping[str, Document]) -> bool:
-    return any(name == drop["item"] or name in drop["reason"] for name in documents)
-
-
-def _declared_options(kind: Any) -> dict[str, inspect.Parameter]:
-    """What the `open` of a kind of sources takes beside address and context."""
-    parameters = inspect.signature(kind.open, eval_str=True).parameters
-    return {name: parameter for name, parameter in parameters.items() if name not in ("address", "context")}
-
-
 class _Quiet:
     """Progress nobody watches."""
 
     @contextmanager
     def step(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:  # noqa: ARG002
         yield lambda _: None
-
-
-def _cache_dir() -> Path:
-    """Where built model graphs are kept: derived data that workspaces share, safe to delete."""
-    import platformdirs
-
-    return platformdirs.user_cache_path("llm-twin", appauthor=False)
