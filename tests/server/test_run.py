@@ -142,6 +142,29 @@ def test_a_stream_that_does_not_end_in_time_ends_in_an_error(home: Path, llm: Sc
     assert "Traceback" not in errors
 
 
+def test_who_still_waits_when_time_is_over_is_told_so_and_begins_nothing(home: Path, llm: ScriptedLlm) -> None:
+    llm.always = says("late", wait_s=100)
+    with serving(home, **model_at(llm), TWIN_SERVER_SHUTDOWN_S="1", TWIN_SERVER_STREAMS="1") as (process, client):
+        told: list[tuple[int, str]] = []
+
+        def ask() -> None:
+            reply = client.post("/v1/ask", json=QUESTION)
+            told.append((reply.status_code, reply.json()["type"]))
+
+        asking = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in asking:
+            thread.start()
+        until(lambda: 'twin_waiting{what="answers"} 2.0' in client.get("/metrics").text and bool(llm.requests))
+        process.send_signal(signal.SIGTERM)
+        for thread in asking:
+            thread.join()
+        code, errors = stopped(process)
+    assert told == [(503, "urn:llm-twin:ShuttingDown")] * 3
+    assert len(llm.requests) == 1
+    assert code == 0
+    assert "Traceback" not in errors
+
+
 def test_a_second_signal_ends_it_at_once(home: Path, llm: ScriptedLlm) -> None:
     llm.script = [says("late", wait_s=100)]
     with serving(home, **model_at(llm)) as (process, client):

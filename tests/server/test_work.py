@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from llm_twin import Twin
-from llm_twin.core.errors import NotFound, WorkspaceBusy
+from llm_twin.core.errors import NotFound, StoreError, WorkspaceBusy
+from llm_twin.inference.batch import Batch
 from llm_twin.ops.jobs import Jobs
 from scripted_llm import ScriptedLlm, says
 from serving import Served, events_of, until
@@ -167,6 +168,35 @@ def test_a_cancelled_batch_asks_no_more_and_keeps_what_it_has(home: Path, llm: S
         assert service.client.delete(f"/v1/batches/{batch['id']}").json()["status"] == "cancelled"
         until(lambda: not twin.batches.unfinished())
         assert len(llm.requests) < 40
+
+
+def test_a_batch_that_cannot_go_on_takes_no_turn_of_the_others(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Twin.open(home) as twin:
+        broken, failing, whole = (twin.batches.start([json.dumps(QUESTIONS[0])], user="local") for _ in range(3))
+        run = twin.batches.run
+
+        def run_or_fail(batch_id: str) -> Batch:
+            if batch_id == broken.id:
+                raise ZeroDivisionError
+            if batch_id == failing.id:
+                raise StoreError("the disk is full; free some space")
+            return run(batch_id)
+
+        monkeypatch.setattr(twin.batches, "run", run_or_fail)
+        with Served(twin) as service:
+            until(lambda: twin.batches.get(whole.id, user=None).status == "done")
+            monkeypatch.setattr(twin.batches, "run", run)
+            service.app.state.batch_worker.wake()
+            until(lambda: not twin.batches.unfinished())
+
+
+def test_what_begins_work_is_refused_while_the_service_shuts_down(service: Served) -> None:
+    service.app.state.desk.closing = True
+    for path, body in (("/v1/sync", {}), ("/v1/batches", QUESTIONS[0])):
+        refused = service.client.post(path, json=body)
+        assert (refused.status_code, refused.json()["type"]) == (503, "urn:llm-twin:ShuttingDown")
+    assert service.client.get("/v1/jobs").json() == service.client.get("/v1/batches").json() == []
+    service.app.state.desk.closing = False
 
 
 def test_a_batch_that_a_stopped_service_left_is_finished_by_the_next(home: Path, llm: ScriptedLlm) -> None:

@@ -74,6 +74,7 @@ async def _warming(app: FastAPI) -> AsyncIterator[None]:
     watching = asyncio.create_task(app.state.metrics.watch_loop())
     yield
     watching.cancel()
+    app.state.batch_worker.stop(wait_s=0)  # `Service` has waited for it; another server knows nothing of it
     await app.state.mcp.close()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import ExitStack, aclosing, suppress
@@ -34,6 +35,7 @@ LONGEST_RETRY_S = 60
 """Most seconds that a refused client is asked to wait."""
 
 _END = object()
+_log = logging.getLogger(__name__)
 
 
 class Desk:
@@ -48,6 +50,7 @@ class Desk:
         self.with_model = with_model
         self.warm = asyncio.Event()
         self.closing = False
+        self._abandoned = False
         self._works: set[_Work[Any]] = set()
         self.answers = Line(limits.streams, limits.waiting, "server.streams")
         self.searches = Line(limits.searches, limits.waiting, "server.searches")
@@ -65,17 +68,25 @@ class Desk:
         def loading() -> None:
             try:
                 load()
-            finally:
-                with suppress(RuntimeError):  # the loop is closed: whoever served was stopped meanwhile
-                    loop.call_soon_threadsafe(self.warm.set)
+            except Exception:
+                _log.exception("the parts could not be loaded ahead; the first question tries again")
+            with suppress(RuntimeError):  # the loop is closed: whoever served was stopped meanwhile
+                loop.call_soon_threadsafe(self.warm.set)
             then()
 
         threading.Thread(target=loading, name="twin-warm-up", daemon=True).start()
 
     def abandon(self) -> None:
-        """End everything that is being done with an error that says why."""
+        """End everything that is being done, and whoever still waits, with an error that says why."""
+        self._abandoned = True
         for work in self._works:
             work.fail(shutting_down())
+
+    def check_open(self) -> None:
+        """Raise `Refused` when the service shuts down."""
+        if self.closing:
+            self.metrics.refused("shutting down")
+            raise shutting_down()
 
     async def events(self, begin: Callable[[], Iterator[Event]]) -> AsyncGenerator[Event, None]:
         """The events of an answer that `begin` makes, as they come. Leaving the loop early cancels it.
@@ -112,9 +123,7 @@ class Desk:
             self._end(work)
 
     async def _begin(self, line: Line, begin: Callable[[], Iterator[T]]) -> _Work[T]:
-        if self.closing:
-            self.metrics.refused("shutting down")
-            raise shutting_down()
+        self.check_open()
         if line.full:
             self.metrics.refused("busy")
             after = line.expected_wait_s
@@ -125,6 +134,9 @@ class Desk:
                 headers={"Retry-After": str(after)},
             )  # fmt: skip
         await line.enter(self.warm)
+        if self._abandoned:
+            line.leave(0.0)
+            raise shutting_down()
         work = _Work(begin, line)
         self._works.add(work)
         return work

@@ -7,7 +7,7 @@ import json
 import logging
 import threading
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ from llm_twin.core.cancelling import Cancellation, Cancelled
 from llm_twin.core.errors import TwinError, WorkspaceBusy
 from llm_twin.core.records import to_json
 from llm_twin.server import examples
-from llm_twin.server.asking import twin_of, user_of
+from llm_twin.server.asking import desk_of, twin_of, user_of
 from llm_twin.server.problems import Problem
 from llm_twin.server.reading import Limit, Name
 from llm_twin.server.schemas import BatchReply, JobReply, SyncBody, problems, reply
@@ -44,6 +44,7 @@ def sync(request: Request, body: SyncBody) -> JSONResponse:
 
     One sync runs at a time: 409 names the one that does. Answers come from the old index until the new one is whole.
     """
+    desk_of(request).check_open()
     job = twin_of(request).jobs.begin(body.addresses, rebuild=body.rebuild)
     return JSONResponse(to_json(job), 202, headers={"Location": f"/v1/jobs/{job.id}"})
 
@@ -105,6 +106,7 @@ async def begin_batch(request: Request) -> JSONResponse:
 
     A line that is no question becomes an error among the results.
     """
+    desk_of(request).check_open()
     lines = (await request.body()).split(b"\n")
     batch = await run_in_threadpool(twin_of(request).batches.start, lines, user=user_of(request))
     request.app.state.batch_worker.wake()
@@ -170,14 +172,23 @@ class BatchWorker:
     def _run(self) -> None:
         with suppress(Cancelled):
             while not self._cancellation.wanted:
-                try:
-                    self._cancellation.run(self._work)
-                except TwinError as error:
-                    _log.warning("batches wait for %.0f s: %s", RETRY_S, error)
+                self._cancellation.run(self._work)
                 self._woken.wait(RETRY_S)
                 self._woken.clear()
 
     def _work(self) -> None:
-        for each in self._twin.batches.unfinished():
-            with suppress(WorkspaceBusy):  # another process is at work on it
-                self._twin.batches.run(each.id)
+        with _tried_again("the list of batches"):
+            for each in self._twin.batches.unfinished():
+                with _tried_again(f"batch {each.id}"), suppress(WorkspaceBusy):  # another process is at work on it
+                    self._twin.batches.run(each.id)
+
+
+@contextmanager
+def _tried_again(what: str) -> Iterator[None]:
+    """Log what fails, which is tried again later: it takes neither the other batches' turn nor the worker along."""
+    try:
+        yield
+    except TwinError as error:
+        _log.warning("%s waits for %.0f s: %s", what, RETRY_S, error)
+    except Exception:
+        _log.exception("%s met a mistake of ours and waits for %.0f s", what, RETRY_S)
