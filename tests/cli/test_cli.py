@@ -204,8 +204,11 @@ def test_a_closed_pipe_is_no_error(home: Path) -> None:
 
 def test_documents_lists_what_can_be_named(home: Path) -> None:
     listed = _twin("documents", cwd=home).stdout
-    assert "2021-03-04  On ORMs" in listed
+    assert "2021-03-04  files  On ORMs" in listed
     assert "Boats" in listed
+    assert "Boats" not in _twin("documents", "--year", "2021", cwd=home).stdout
+    nothing = _twin("documents", "--source", "medium", cwd=home)
+    assert (nothing.stdout, "no such document" in nothing.stderr) == ("", True)
 
 
 def test_forgetting_shows_what_is_meant_and_a_no_deletes_nothing(home: Path) -> None:

@@ -25,20 +25,27 @@ def init(ctx: click.Context, sources: tuple[str, ...], author: str) -> None:
 
 
 @click.command()
+@click.option("--source", help="Only those of a platform, such as files or github.")
+@click.option("--kind", help="Only an article, post, repository or note.")
+@click.option("--year", type=int, help="Only those published in a year.")
 @json_option
 @click.pass_context
-def documents(ctx: click.Context, as_json: bool) -> None:
-    """List what was collected: id, date, title and address, newest first.
+def documents(ctx: click.Context, source: str | None, kind: str | None, year: int | None, as_json: bool) -> None:
+    """List what was collected: id, date, platform, title and address, newest first.
 
-    Example: twin documents
+    Example: twin documents --source medium
     """
-    headers = opened(ctx).documents()
+    headers = opened(ctx).documents(source=source, kind=kind, year=year)
     if as_json:
         print_json(headers)
         return
+    width = max((len(header.source) for header in headers), default=0)
     for header in headers:
         date = f"{header.published_at:%Y-%m-%d}" if header.published_at else "undated   "
-        click.echo(f"{header.id}  {date}  {header.title}" + (f"  {header.url}" if header.url else ""))
+        address = f"  {header.url}" if header.url else ""
+        click.echo(f"{header.id}  {date}  {header.source:<{width}}  {header.title}{address}")
+    if not headers:
+        click.echo("there is no such document; `twin status` shows what was collected", err=True)
 
 
 @click.command()
