@@ -7,9 +7,12 @@ import { authorName } from "./status.js";
 
 const NEAREST = 3;
 
-/** The address of a passage in its document. @param {{document_id: string, start: number, end: number}} place */
-export function placeOf({ document_id, start, end }) {
-  return `#/documents/${encodeURIComponent(document_id)}?start=${start}&end=${end}`;
+/**
+ * The address of a passage in its document; of the document alone where it changed since, and the offsets mean nothing.
+ * @param {{document_id: string, start: number, end: number, outdated?: boolean}} place
+ */
+export function placeOf({ document_id, start, end, outdated }) {
+  return `#/documents/${encodeURIComponent(document_id)}${outdated ? "" : `?start=${start}&end=${end}`}`;
 }
 
 /**
@@ -65,7 +68,7 @@ export function answerBody(answer, kind) {
 
 /** Who speaks here, in plain words. @param {any} answer @param {"ask" | "write"} kind */
 function origin({ mode, model, citations, guarded }, kind) {
-  if (guarded?.some((/** @type {any} */ finding) => finding.action === "blocked" && finding.stage !== "passage")) return "A guard stopped this; see below why.";
+  if (guarded?.some((/** @type {any} */ finding) => finding.action === "blocked" && finding.stage !== "passage")) return "A guard stopped this.";
   if (mode === "extractive") return `Quoted word for word from ${authorName()}; no language model wrote this.`;
   if (mode === "abstained") return "Nothing was answered, because the writing does not cover this.";
   const what = kind === "write" ? "Drafted" : "Written";
@@ -84,9 +87,15 @@ const GUARDED = /** @type {Record<string, string>} */ ({
   "flagged answer": "Something in the answer was noticed",
 });
 
-/** What guards found and did. @param {any} answer */
-function findings({ guarded }) {
-  return guarded?.length > 0 && h("ul", { class: "guarded", "aria-label": "What the guards found" }, guarded.map((/** @type {any} */ finding) =>
+/** Whether a note says what the list of findings says as well. @param {string} note @param {any} answer */
+export function isFinding(note, { guarded }) {
+  return guarded?.some((/** @type {any} */ { guard, reason }) => note.startsWith(`Guard ${guard} `) && note.endsWith(`: ${reason}.`)) ?? false;
+}
+
+/** What guards found and did, but for what the text itself gives as its reason. @param {any} answer */
+function findings({ guarded, text }) {
+  const untold = (guarded ?? []).filter((/** @type {any} */ { action, reason }) => action !== "blocked" || !text.includes(reason));
+  return untold.length > 0 && h("ul", { class: "guarded", "aria-label": "What the guards found" }, untold.map((/** @type {any} */ finding) =>
     h("li", {}, `${GUARDED[`${finding.action} ${finding.stage}`] ?? `${finding.action}, ${finding.stage}`}: ${finding.reason}. `,
       finding.document_id && h("a", { href: `#/documents/${encodeURIComponent(finding.document_id)}` }, "the document"))));
 }
@@ -119,7 +128,8 @@ function sources({ citations, passages, mode }) {
 /** @param {any} quote */
 function quoted(quote) {
   return h("blockquote", {}, markdown(quote.quote, { shift: 3 }),
-    h("a", { class: "there", href: placeOf(quote), "aria-label": `In the document: ${excerpt(quote.quote, 60)}` }, "in the document"));
+    h("a", { class: "there", href: placeOf(quote), "aria-label": `In the document: ${excerpt(quote.quote, 60)}` },
+      quote.outdated ? "in the document, which has changed since" : "in the document"));
 }
 
 /** Title, place in it, date and platform. @param {any} place @param {any} document */
@@ -155,6 +165,6 @@ function making({ timings_ms: timings = {}, usage, model, trace_id: trace }) {
   return h("details", { class: "making" },
     h("summary", {}, "How it was made", total !== undefined && h("span", { class: "hint" }, ` in ${duration(total)}`)),
     steps.length > 0 && h("dl", {}, steps.map(([name, ms]) => [h("dt", {}, name), h("dd", {}, duration(ms))])),
-    model && h("p", {}, `${model} read ${number(usage.prompt_tokens)} tokens and wrote ${number(usage.completion_tokens)}.`),
+    model && h("p", {}, usage.completion_tokens ? `${model} read ${number(usage.prompt_tokens)} tokens and wrote ${number(usage.completion_tokens)}.` : `${model}; its server counts no tokens.`),
     trace && h("p", {}, h("a", { href: `#/traces/${trace}` }, "Every step, as a trace")));
 }

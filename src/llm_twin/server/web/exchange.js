@@ -1,7 +1,7 @@
 // A question and its answer, or a topic and its draft: as it streams in, and as it was kept.
 
 import { events, problemError } from "./api.js";
-import { answerBody, cited } from "./answer.js";
+import { answerBody, cited, isFinding } from "./answer.js";
 import { h, put, say } from "./dom.js";
 import { createFeedback } from "./feedback.js";
 import { told } from "./filters.js";
@@ -140,6 +140,7 @@ function createCard(question, kind, filter) {
     element.classList.add(answer.mode);
     progress.remove();
     note(answer.notes ?? []);
+    for (const each of [...notes.children]) if (isFinding(each.textContent ?? "", answer)) each.remove();
     put(text, markdown(answer.text, { cite: cited(answer), shift: 2 }));
     const opinion = answer.exchange_id && createFeedback({ exchange: answer.exchange_id, kind, text, answer, feedback });
     put(after, answerBody(answer, kind), opinion);

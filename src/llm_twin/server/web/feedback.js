@@ -42,6 +42,7 @@ export function createFeedback({ exchange, kind, text, answer, feedback }) {
     up.setAttribute("aria-pressed", String(state.rating === "up"));
     down.setAttribute("aria-pressed", String(state.rating === "down"));
     own.hidden = !state.edit;
+    text.closest(".exchange")?.classList.toggle("edited", Boolean(state.edit) && state.shows === "own");
     put(own, state.shows === "own" ? "This is your version. " : "You wrote a version of your own. ",
       h("button", { type: "button", class: "link", onclick: swap }, state.shows === "own" ? "Show the twin's" : "Show yours"));
   }
