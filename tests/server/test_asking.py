@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llm_twin import Twin
 from llm_twin.core.cancelling import Cancellation, Cancelled
 from llm_twin.server.asking import _Marks
-from llm_twin.server.streaming import _event
+from llm_twin.server.streaming import written
 from scripted_llm import Reply, ScriptedLlm, piece, refuses, says
 from serving import POSTS, Served, until
 
@@ -243,12 +243,19 @@ def test_marks_are_found_wherever_a_text_is_cut() -> None:
         assert found == [1, 2, 3, 4]
 
 
-@given(st.text())
+@pytest.mark.parametrize("body", [rb'{"question": "Why \ud83d?"}', rb'{"question": "Why?", "\ud83d": 1}'])
+def test_half_a_character_is_refused_and_named(service: Served, body: bytes) -> None:
+    refused = service.client.post("/v1/ask", content=body, headers={"Content-Type": "application/json"})
+    assert (refused.status_code, refused.json()["type"]) == (422, "urn:llm-twin:ValidationError")
+    assert r"half a character, '\ud83d'" in refused.json()["detail"]
+
+
+@given(st.text(st.characters()))
 def test_an_event_is_one_line_whatever_its_text_holds(text: str) -> None:
-    lines = _event("delta", {"text": text}).split(b"\n")
+    lines = written({"text": text}, name="delta").split(b"\n")
     assert lines[0] == b"event: delta"
     assert lines[2:] == [b"", b""]
-    assert json.loads(lines[1].removeprefix(b"data: ")) == {"text": text}
+    assert json.loads(lines[1].removeprefix(b"data: ")) == {"text": text.encode("utf-8", "replace").decode()}
 
 
 def test_nothing_a_client_said_stands_in_the_metrics(service: Served) -> None:

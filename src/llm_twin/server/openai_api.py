@@ -10,17 +10,15 @@ and after the text the sentences that the check of its sources did not confirm.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
-from fastapi.sse import KEEPALIVE_COMMENT
+from fastapi.responses import JSONResponse
 
 from llm_twin.core.records import (
     Answer,
@@ -33,7 +31,6 @@ from llm_twin.core.records import (
     Withdrawn,
     to_json,
 )
-from llm_twin.server import streaming
 from llm_twin.server.asking import desk_of, filter_of, twin_of, user_of
 from llm_twin.server.citing import heading, numbered, on_the_web, one_line, sources
 from llm_twin.server.openai_schemas import (
@@ -48,10 +45,10 @@ from llm_twin.server.openai_schemas import (
     ModelCard,
     ModelList,
 )
-from llm_twin.server.problems import Refused, problem_of
+from llm_twin.server.problems import Problem, Refused
 from llm_twin.server.reading import Name
 from llm_twin.server.schemas import LONGEST_TEXT, reply
-from llm_twin.server.streaming import begun, unless_left, whole, with_pauses
+from llm_twin.server.streaming import EventStream, begun, unless_left, whole, written
 from llm_twin.twin import Sampling, Twin
 
 router = APIRouter(prefix="/v1", tags=["OpenAI's protocol"])
@@ -360,23 +357,13 @@ def _about(done: Done) -> dict[str, Any]:
     return {name: told[name] for name in (*names, "conversation_id")}
 
 
-class _Chunks(StreamingResponse):
-    """The chunks of a reply as `text/event-stream`; an error becomes the last of them."""
+class _Chunks(EventStream):
+    """The chunks of a reply; an error becomes the last of them."""
 
-    media_type = "text/event-stream"
+    last = b"data: [DONE]\n\n"
 
-    def __init__(self, chunks: AsyncGenerator[dict[str, Any], None]) -> None:
-        super().__init__(_encoded(chunks), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    def event(self, told: Any) -> bytes:
+        return written(to_json(told))
 
-
-async def _encoded(chunks: AsyncGenerator[dict[str, Any], None]) -> AsyncIterator[bytes]:
-    try:
-        async for chunk in with_pauses(chunks, streaming.PING_S):
-            yield KEEPALIVE_COMMENT if chunk is None else _event(chunk)
-    except Exception as error:
-        yield _event(problem_of(error).as_openai())
-    yield b"data: [DONE]\n\n"
-
-
-def _event(data: Any) -> bytes:
-    return b"data: " + json.dumps(to_json(data), ensure_ascii=False).encode("utf-8", "replace") + b"\n\n"
+    def failure(self, problem: Problem) -> bytes:
+        return written(problem.as_openai())

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from llm_twin.core.records import Message
 from llm_twin.server.problems import Problem
-from llm_twin.server.schemas import Filters
+from llm_twin.server.schemas import Filters, WholeText
 
 ASK, WRITE = "twin", "twin-write"
 """The models."""
@@ -97,7 +97,7 @@ Zero = Annotated[float, Field(ge=0, le=0)] | None
 One = Annotated[float, Field(ge=1, le=1)] | None
 
 
-class ChatBody(BaseModel):
+class ChatBody(WholeText):
     """A chat completion as OpenAI's API asks for it.
 
     What would change the reply and is not built is refused. Fields that change nothing, and such as the API does not
@@ -120,10 +120,8 @@ class ChatBody(BaseModel):
     )
     temperature: float | None = Field(default=None, ge=0, le=2)
     stop: Annotated[
-        list[StopText],
-        Field(max_length=16),
-        BeforeValidator(_as_list, json_schema_input_type=StopText | list[StopText] | None),
-    ] = []
+        list[StopText], BeforeValidator(_as_list, json_schema_input_type=StopText | list[StopText] | None)
+    ] = Field(default=[], max_length=16)
     n: Literal[1] | None = None
     user: str | None = Field(default=None, description="Not used: the key says who asks.")
     store: bool | None = Field(default=None, description="Whether the exchange is kept, in a conversation of its own.")

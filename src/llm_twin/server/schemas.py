@@ -5,12 +5,13 @@ Replies are records of `core/records.py` as JSON; where a reply holds more than 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from llm_twin.core.records import Answer, DocumentHeader, Filter, IndexInfo, ItemState, Run, VoiceProfile
 from llm_twin.twin import Held, RecentVoice
@@ -20,13 +21,27 @@ LONGEST_TEXT = 8000
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_TEXT)]
 Names = Annotated[list[Annotated[str, StringConstraints(max_length=200)]], Field(max_length=100)]
-Day = Annotated[str, StringConstraints(max_length=10)]
+Day = Annotated[str, StringConstraints(max_length=40)]  # what is no date is told by `Twin.filter`
 
 
 # --- requests -------------------------------------------------------------------------------------------------------
 
 
-class _Body(BaseModel):
+class WholeText(BaseModel):
+    """A request without halves of characters, which JSON can write (`"\\ud83d"`) and nothing that follows can read."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_whole_characters(cls, body: Any) -> Any:
+        try:
+            json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start : error.end]
+            raise ValueError(f"holds half a character, {half!a}; send whole ones") from None
+        return body
+
+
+class _Body(WholeText):
     model_config = ConfigDict(extra="forbid")  # a misspelt field is a mistake, not ignored
 
 

@@ -17,12 +17,12 @@ from typing import Any, Generic, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
-from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from fastapi.sse import KEEPALIVE_COMMENT
 
 from llm_twin.core.cancelling import Cancellation, Cancelled
 from llm_twin.core.records import Done, Event, Passages, TextDelta
 from llm_twin.server.metrics import Metrics
-from llm_twin.server.problems import Refused, problem_of
+from llm_twin.server.problems import Problem, Refused, problem_of
 from llm_twin.settings import ServerSettings
 
 T = TypeVar("T")
@@ -309,10 +309,35 @@ class EventStream(StreamingResponse):
     """Named events as `text/event-stream`. An error becomes the last event, `error`, with the problem as its data."""
 
     media_type = "text/event-stream"
+    last = b""
+    """What follows the last event."""
 
-    def __init__(self, events: AsyncGenerator[tuple[str, Any], None]) -> None:
+    def __init__(self, events: AsyncGenerator[Any, None]) -> None:
         # Caches would keep the events, proxies (nginx) hold them back.
-        super().__init__(_encoded(events), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        super().__init__(self._encoded(events), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+
+    def event(self, told: Any) -> bytes:
+        """An event as it is sent."""
+        name, data = told
+        return written(data, name=name)
+
+    def failure(self, problem: Problem) -> bytes:
+        """The event that tells an error."""
+        return written(problem.as_json(), name="error")
+
+    async def _encoded(self, events: AsyncGenerator[Any, None]) -> AsyncIterator[bytes]:
+        try:
+            async for told in with_pauses(events, PING_S):
+                yield KEEPALIVE_COMMENT if told is None else self.event(told)
+        except Exception as error:
+            yield self.failure(problem_of(error))
+        yield self.last
+
+
+def written(data: Any, *, name: str = "") -> bytes:
+    """One server-sent event; in JSON a text has no line ends, and half a character that a model wrote becomes `?`."""
+    line = b"event: " + name.encode() + b"\n" if name else b""
+    return line + b"data: " + json.dumps(data, ensure_ascii=False).encode("utf-8", "replace") + b"\n\n"
 
 
 async def begun(events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
@@ -336,18 +361,6 @@ async def begun(events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
                 yield event
 
     return all_of_them()
-
-
-async def _encoded(events: AsyncGenerator[tuple[str, Any], None]) -> AsyncIterator[bytes]:
-    try:
-        async for told in with_pauses(events, PING_S):
-            yield KEEPALIVE_COMMENT if told is None else _event(*told)
-    except Exception as error:
-        yield _event("error", problem_of(error).as_json())
-
-
-def _event(name: str, data: Any) -> bytes:
-    return format_sse_event(event=name, data_str=json.dumps(data, ensure_ascii=False))
 
 
 async def with_pauses(items: AsyncGenerator[T, None], every_s: float) -> AsyncGenerator[T | None, None]:
