@@ -79,6 +79,20 @@ def test_texts_with_unicode_line_separators_and_split_bytes_stay_whole():
         assert read(model_at(server)) == text
 
 
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ([rb"a \ud83d", rb"\ude00 b"], "a \N{GRINNING FACE} b"),
+        ([rb"\ud83d\ude00", rb"\ud83d"], "\N{GRINNING FACE}\ufffd"),
+        ([rb"\ude00 a", rb"\ud83d b"], "\ufffd a\ufffd b"),
+    ],
+)
+def test_a_character_that_is_cut_in_two_is_joined_again_and_a_lone_half_is_replaced(written, text):
+    pieces = [piece("HERE").replace(b"HERE", each) for each in written]
+    with ScriptedLlm([Reply([*pieces, finish()])]) as server:
+        assert read(model_at(server)) == text
+
+
 def test_comments_and_empty_choices_are_no_text():
     with ScriptedLlm([Reply([b": ping\n\n", event({"choices": []}), piece("x"), finish(), DONE])]) as server:
         assert read(model_at(server)) == "x"

@@ -20,6 +20,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
@@ -100,7 +101,7 @@ class OpenAiModel:
             received = 0
             try:
                 with closing(self._attempt(messages, max_tokens, temperature, seed, schema)) as deltas:
-                    for delta in deltas:
+                    for delta in _in_whole_characters(deltas):
                         received += len(delta.text)
                         yield delta
                 return
@@ -498,6 +499,19 @@ def _whole_reply(body: bytes) -> Iterator[Delta]:
         raise _Broken(f"it sent JSON without a reply: {json.dumps(reply)[:120]}")
     yield Delta((choice.get("message") or {}).get("content") or "")
     yield Delta(usage=_usage(reply), finish_reason=choice.get("finish_reason"))
+
+
+def _in_whole_characters(deltas: Iterator[Delta]) -> Iterator[Delta]:
+    """The same text, in which no character is cut in two: JSON can write its halves apart, and some servers cut there.
+
+    A half that stays alone becomes U+FFFD: nothing that follows could read it.
+    """
+    half = ""
+    for delta in deltas:
+        text = half + delta.text
+        half = text[-1:] if delta.text and "\ud800" <= text[-1:] <= "\udbff" else ""
+        whole = text[: len(text) - len(half)]
+        yield replace(delta, text=whole.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def _json_object(text: str) -> dict[str, Any]:
