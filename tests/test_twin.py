@@ -302,9 +302,37 @@ def test_no_byte_of_what_was_forgotten_is_left_while_the_workspace_is_open(twin:
 
 def test_forgetting_a_source_deletes_it_and_the_next_sync_brings_it_back(twin: Twin) -> None:
     twin.sync()
-    assert len(twin.forget("../posts").document_ids) == 3
+    done = twin.forget("../posts/")
+    assert (len(done.document_ids), done.returns, done.copies) == (3, True, ())
     assert twin.index.count() == 0
     assert twin.sync().documents["added"] == 3
+
+
+def test_forgetting_names_the_copies_that_stay(tmp_path: Path) -> None:
+    said = (
+        "Mending a seam takes an hour at sea and a minute in the harbour, so I carry two needles and good light. " * 5
+    )
+    for platform in ("blog", "letter"):
+        (tmp_path / platform).mkdir()
+        (tmp_path / platform / "seams.md").write_text(
+            f"---\nurl: https://{platform}.example/seams\n---\n# Seams\n\n{said}"
+        )
+    (tmp_path / "blog" / "tar.md").write_text("# Tar\n\nTar is for rope, for boards, and for the hands of beginners.\n")
+    with Twin.init(tmp_path / "twin", addresses=["../blog", "../letter"]) as twin:
+        twin.sync()
+        done = twin.forget("https://blog.example/seams")
+        assert ([copy.url for copy in done.copies], done.returns) == (["https://letter.example/seams"], False)
+        assert [hit.document.url for hit in twin.search("needles")][:1] == ["https://letter.example/seams"]
+        assert twin.forget(done.copies[0].id).copies == ()
+
+
+def test_a_platform_is_found_in_any_case(tmp_path: Path, posts: Path) -> None:
+    with Twin.init(tmp_path / "twin") as twin:
+        (tmp_path / "twin" / "twin.toml").write_text('[[sources]]\naddress = "../posts"\nplatform = "Blog"\n')
+        twin = Twin.open(twin.workspace.root)
+        twin.sync()
+        assert twin.search("object-relational mappers", where=twin.filter(sources=["BLOG"]))
+        twin.close()
 
 
 def test_forgetting_an_author_forgets_how_they_write(twin: Twin, posts: Path) -> None:

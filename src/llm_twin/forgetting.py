@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
@@ -32,11 +32,17 @@ ALL_RUNS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """What was deleted, and how much of it each store still holds: zero everywhere."""
+    """What was deleted, and how much of it each store still holds: zero everywhere.
+
+    `copies` are documents that say the same under other addresses, and were not named; `returns` says that a source
+    stands in the settings, so that the next sync collects it anew.
+    """
 
     document_ids: tuple[str, ...]
     items: tuple[str, ...]
     left: Mapping[str, int]
+    copies: tuple[DocumentHeader, ...]
+    returns: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,8 @@ class Quoting(Protocol):
 class Forgetting:
     """Deletes for good, everywhere.
 
-    `rebuild` makes the index anew from what is stored; `quoting` are the keepers of answers by what they keep.
+    `rebuild` makes the index anew from what is stored; `quoting` are the keepers of answers by what they keep; `copies`
+    finds what says the same as some documents.
     """
 
     def __init__(
@@ -76,11 +83,13 @@ class Forgetting:
         *,
         rebuild: Callable[[], object],
         quoting: Callable[[], Mapping[str, Quoting]],
+        copies: Callable[[Collection[str]], Sequence[DocumentHeader]],
     ) -> None:
         self._parts = parts
         self._sources = sources
         self._rebuild = rebuild
         self._quoting = quoting
+        self._copies = copies
 
     def forget(self, target: str, *, wait_s: float = 0.0) -> Forgotten:
         """Delete everything about a document (by id or URL), a source or an author, and check that nothing is left.
@@ -102,6 +111,7 @@ class Forgetting:
                 each.author for name, each in documents.items() if name not in gone
             )
             embedded = self._embedding_keys(gone)
+            copies = tuple(self._copies(gone.keys()))
             mentions = Mentions((*gone.values(), *(made.document for made in self._parts.warehouse.features(gone))))
             # Before the documents, so that a command that was killed finds them by the documents when it is run again;
             # and after, for answers that quoted them while this went on.
@@ -131,7 +141,8 @@ class Forgetting:
                 raise StoreError(f"forgetting {target!r} left something behind: {left}; run the command again")
             span.set(documents=len(gone), items=len(items))
             run["outputs"] = {"documents": len(gone), "items": len(items)}
-        return Forgotten(tuple(sorted(gone)), tuple(item.key for item in items), left)
+        returns = by_source and self._sources.is_configured(target)
+        return Forgotten(tuple(sorted(gone)), tuple(item.key for item in items), left, copies, returns)
 
     def forgotten(self) -> list[KeptOut]:
         """What is kept out because it was forgotten for good: authors, then single items by source and name."""

@@ -74,6 +74,10 @@ class Sources:
                 )
         return found
 
+    def is_configured(self, address: str) -> bool:
+        """Whether a source of the settings is at the place that an address names."""
+        return self._place(address) in self.configured()
+
     def _named(
         self, address: str, configured: Mapping[str, SourceSettings]
     ) -> tuple[ports.Source, collect.Part | None]:

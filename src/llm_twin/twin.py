@@ -414,6 +414,7 @@ class Twin(Parts):
             self,
             self.sources,
             rebuild=lambda: features.build(self._features(_Quiet()), rebuild=True),
+            copies=lambda document_ids: features.copies(self._features(_Quiet()), document_ids),
             quoting=lambda: {
                 "exchanges": self.conversations,
                 "feedback": self.feedback,

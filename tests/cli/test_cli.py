@@ -266,6 +266,19 @@ def test_forgetting_is_listed_and_undone(small: Path) -> None:
     assert "1 added" in _twin("sync", cwd=small).stdout
 
 
+def test_forgetting_a_source_of_the_settings_says_that_it_comes_back(small: Path) -> None:
+    _twin("sync", cwd=small)
+    told = _twin("forget", "./posts", "--yes", cwd=small).stderr
+    assert told == "./posts stands in twin.toml: the next sync collects it anew, unless you take it out\n"
+
+
+def test_a_platform_that_nobody_collected_from_is_named_with_those_there_are(home: Path) -> None:
+    told = "nothing was collected from 'twitter'; there is files"
+    assert told in _twin("search", "boat", "--source", "twitter", cwd=home).stderr
+    assert told in _twin("ask", "What does a boat need?", "--source", "twitter", cwd=home).stderr
+    assert "collected from" not in _twin("search", "boat", "--source", "files", "--since", "2200", cwd=home).stderr
+
+
 @pytest.mark.parametrize("arguments", [[], ["x", "--list"], ["--undo"], ["--list", "--undo"]])
 def test_forgetting_without_a_clear_target_explains_itself(home: Path, arguments: list[str]) -> None:
     done = _twin("forget", *arguments, cwd=home)

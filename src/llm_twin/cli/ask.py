@@ -40,7 +40,8 @@ def search(ctx: click.Context, /, query: str, k: int | None, method: str, as_jso
     Example: twin search "vector clocks" --since 2021 --source github
     """
     twin = opened(ctx)
-    hits = twin.search(query, k=k, where=_where(twin, filters), method=method)
+    where = _where(twin, filters)
+    hits = twin.search(query, k=k, where=where, method=method)
     if as_json:
         print_json([hit.as_json() for hit in hits])
         return
@@ -49,6 +50,7 @@ def search(ctx: click.Context, /, query: str, k: int | None, method: str, as_jso
         click.echo(f"   {_excerpt(hit.chunk.text)}")
     if not hits:
         click.echo("nothing found", err=True)
+        _print_platforms(twin, where)
 
 
 @click.command()
@@ -92,7 +94,9 @@ def ask(
     if as_json:
         print_json(_done(twin.chat().ask(question, where=where)).as_json())
         return
-    _print_events(twin.chat().ask(question, where=where), twin)
+    done = _print_events(twin.chat().ask(question, where=where), twin)
+    if done and not done.answer.passages:
+        _print_platforms(twin, where)
 
 
 @click.command()
@@ -178,13 +182,25 @@ def _done(events: Iterable[Event]) -> Done:
     return cast("Done", last)
 
 
-def _print_events(events: Iterable[Event], twin: Twin) -> None:
-    """The text, on a terminal as a model writes it, then the sources. A text marked afterwards is printed again."""
+def _print_platforms(twin: Twin, where: Filter) -> None:
+    """What `--source` can name, where it names a platform nothing was collected from."""
+    held = sorted({each.source for each in twin.holdings()}) if where.sources else []
+    for source in where.sources:
+        if held and source not in held:
+            click.echo(f"nothing was collected from {source!r}; there is {', '.join(held)}", err=True)
+
+
+def _print_events(events: Iterable[Event], twin: Twin) -> Done | None:
+    """The text, on a terminal as a model writes it, then the sources. A text marked afterwards is printed again.
+
+    Returns the last event.
+    """
     from llm_twin.core.records import Done, TextDelta, Understood, Withdrawn
 
     streaming = sys.stdout.isatty() and twin.model is not None
     streamed = ""
     told: tuple[str, ...] = ()
+    done = None
     for event in events:
         if isinstance(event, Understood):
             told = event.notes
@@ -198,11 +214,13 @@ def _print_events(events: Iterable[Event], twin: Twin) -> None:
             _print_notes(["\n" * bool(streamed) + event.reason])
             streamed = ""
         elif isinstance(event, Done):
+            done = event
             if streamed.strip() != event.answer.text.strip():
                 again = "\n\n— checked against the sources —\n\n" if streamed else ""
                 click.echo(again + _unwrapped(event.answer.text), nl=False)
             _print_sources(event.answer)
             _print_notes(note for note in event.answer.notes if note not in told)
+    return done
 
 
 def _print_sources(answer: Answer) -> None:

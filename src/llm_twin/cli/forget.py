@@ -53,6 +53,14 @@ def _forget(twin: Twin, target: str, wait_s: float, yes: bool, as_json: bool) ->
         return
     click.echo(f"forgot {counted(len(done.document_ids), 'document')} of {counted(len(done.items), 'item')}")
     click.echo("left: " + ", ".join(f"{count} in {store}" for store, count in done.left.items()))
+    if done.copies:
+        click.echo(f"{counted(len(done.copies), 'other document')} with the same text, not forgotten:", err=True)
+    for header in done.copies[:SHOWN]:
+        click.echo(f"  twin forget {header.id}  # {header.title}  {header.url or header.source}", err=True)
+    if len(done.copies) > SHOWN:
+        click.echo(f"  … and {len(done.copies) - SHOWN:,} more", err=True)
+    if done.returns:
+        click.echo(f"{target} stands in twin.toml: the next sync collects it anew, unless you take it out", err=True)
 
 
 def _list(twin: Twin, as_json: bool) -> None:

@@ -69,6 +69,7 @@ def document_from(
 ) -> Document:
     """The document of a reading. `locator` identifies it when it has no canonical URL; `path` names and dates it.
 
+    `source` is kept in lower case, in which filters ask for it.
     A date taken from `modified_at` is no part of the content hash: touching a file changes nothing a reader cares for.
     Raises `ItemError` (skipped) when there is no text.
     """
@@ -80,9 +81,9 @@ def document_from(
     title = " ".join(repaired(reading.title or "").split()) or heading_of(text) or name_of(path)
     published_at = reading.published_at or date_in(path)
     document = Document(
-        id=document_id(writer, source, url or repaired(locator)),
+        id=document_id(writer, source.lower(), url or repaired(locator)),
         author=writer,
-        source=source,
+        source=source.lower(),
         kind=reading.kind or ("note" if word_count(text) < NOTE_WORDS else "article"),
         title=title,
         text=text,

@@ -14,7 +14,7 @@ until the next one is published; the answer then says that it quotes an earlier 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from llm_twin.core.errors import StoreError
@@ -224,6 +224,15 @@ def _select(parts: Parts, account: RunReport) -> tuple[list[_Selected], list[Dro
         if chunk.id in chunks.kept
     ]
     return selected, sorted(left_out, key=lambda drop: drop.item)
+
+
+def copies(parts: Parts, document_ids: Collection[str]) -> list[DocumentHeader]:
+    """The documents that say the same as these and are none of them, under other addresses or from other platforms."""
+    judged = [each for each in parts.warehouse.features() if each.dropped is None]
+    found = dedupe.documents(judged, similarity=parts.duplicate_similarity)
+    meant = {found.dropped.get(name, name) for name in document_ids}
+    headers = (each.document.header for each in judged if each.document.id not in document_ids)
+    return [header for header in headers if found.dropped.get(header.id, header.id) in meant]
 
 
 def _with_places(header: DocumentHeader, also_at: set[str]) -> DocumentHeader:
