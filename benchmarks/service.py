@@ -244,8 +244,10 @@ def spread(items: list[str], at_once: int, work: Callable[[str], Any]) -> list[A
     results: list[Any] = []
     left = iter(items)
     taking = threading.Lock()
+    together = threading.Barrier(at_once)
 
     def take() -> None:
+        together.wait()  # else those that run already keep the others from being started, and from being counted
         while True:
             with taking:
                 item = next(left, None)
