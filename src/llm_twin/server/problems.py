@@ -181,20 +181,38 @@ async def _told(request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     found = cast("RequestValidationError", error).errors()
-    errors = tuple({"at": ".".join(str(part) for part in each["loc"]), "message": _said(each)} for each in found)
+    errors = tuple({"at": _place(each), "message": _said(each)} for each in found)
     first = errors[0] if errors else {"at": "body", "message": "is not valid"}
     detail = f"{first['at']} is not valid: {first['message']}; /openapi.json describes every request"
     problem = Problem("ValidationError", "The request is not valid", 422, detail, errors)
     return response(problem, path=request.url.path)
 
 
+def _place(found: Mapping[str, Any]) -> str:
+    # For broken JSON the place is a number of characters, which `_said` tells.
+    return "body" if found["type"] == "json_invalid" else ".".join(str(part) for part in found["loc"])
+
+
 def _said(found: Mapping[str, Any]) -> str:
+    """What is wrong, where pydantic's own words would not tell somebody with curl what to change."""
+    if found["type"] == "json_invalid":
+        return f"it is no JSON: {found['ctx']['error']}, at character {found['loc'][-1]}"
+    if found["loc"] == ("body",) and isinstance(found["input"], bytes):  # FastAPI reads JSON where the header says so
+        return "it was not sent as JSON; add the header `Content-Type: application/json`"
+    if found["type"] == "extra_forbidden":
+        return "there is no such field"
     return str(found["msg"]).removeprefix("Value error, ")
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     said = cast("HTTPException", error)
     title = http.HTTPStatus(said.status_code).phrase
-    detail = f"{said.detail}; /openapi.json lists what there is" if said.status_code == 404 else str(said.detail)
+    detail = str(said.detail)
+    if said.status_code == 404:
+        detail = f"there is nothing at {request.url.path}; /openapi.json lists what there is"
+    if said.status_code == 405:
+        detail = (
+            f"{request.url.path} takes no {request.method}; use {(said.headers or {}).get('Allow', 'another method')}"
+        )
     problem = Problem(title.replace(" ", ""), title, said.status_code, detail)
     return response(problem, said.headers, path=request.url.path)

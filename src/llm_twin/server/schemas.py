@@ -34,7 +34,7 @@ class WholeText(BaseModel):
     @classmethod
     def _has_whole_characters(cls, body: Any) -> Any:
         try:
-            json.dumps(body, ensure_ascii=False).encode()
+            json.dumps(body, ensure_ascii=False, default=repr).encode()  # a body that is no JSON comes as bytes
         except UnicodeEncodeError as error:
             half = error.object[error.start : error.end]
             raise ValueError(f"holds half a character, {half!a}; send whole ones") from None
