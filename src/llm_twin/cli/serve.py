@@ -37,4 +37,4 @@ def serve(ctx: click.Context, host: str | None, port: int | None, browse: bool, 
         click.echo(f"the twin of {twin.settings.author.name or 'the author'} is served; Ctrl-C stops it", err=True)
         if browse:
             webbrowser.open(address)
-        run.serve(twin, listening)
+        run.serve(twin, listening, tell=lambda line: click.echo(line, err=True))

@@ -7,6 +7,7 @@ import logging
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -35,9 +36,10 @@ def listen(twin: Twin) -> socket.socket:
     try:
         return socket.create_server((chosen.host, chosen.port), family=family)
     except OSError as error:
+        why = str(error.strerror or error).partition(" (while ")[0]  # what Python adds is the address once more
         raise ConfigError(
-            f"cannot listen on {chosen.host} port {chosen.port}: {error.strerror or error}; stop what uses it, or name "
-            "another with --host and --port (0 takes a free one)"
+            f"cannot listen on {chosen.host} port {chosen.port}: {why}; stop what uses it, or name another with --host "
+            "and --port (0 takes a free one)"
         ) from error
 
 
@@ -48,20 +50,24 @@ def address_of(listening: socket.socket) -> str:
     return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
 
 
-def serve(twin: Twin, listening: socket.socket) -> None:
-    """Serve `twin` on this socket until the process is told to stop, then let what is being answered finish."""
+def serve(twin: Twin, listening: socket.socket, *, tell: Callable[[str], None] = lambda _: None) -> None:
+    """Serve `twin` on this socket until the process is told to stop, then let what is being answered finish.
+
+    `tell` hears what a person at the terminal waits for meanwhile.
+    """
     _log_requests()
-    Service(create_app(twin)).run([listening])
+    Service(create_app(twin), tell=tell).run([listening])
 
 
 class Service(uvicorn.Server):
     """uvicorn that stops in two steps.
 
     Told to stop, by a signal or by `stop`, it takes no further work (503) and goes on until everything is answered, at
-    most `server.shutdown_s` seconds; then what is left is ended with an error. Told again, it ends at once.
+    most `server.shutdown_s` seconds; then what is left is ended with an error. Told again, it does that at once; told a
+    third time, it does not wait for anything.
     """
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, *, tell: Callable[[str], None] = lambda _: None) -> None:
         self._twin: Twin = app.state.twin
         proxies = list(self._twin.settings.server.trusted_proxies)
         super().__init__(
@@ -79,15 +85,16 @@ class Service(uvicorn.Server):
         self._desk: Desk = app.state.desk
         self._batches: BatchWorker = app.state.batch_worker
         self._mcp: Mcp = app.state.mcp
-        self._told = False
+        self._tell = tell
+        self._told = 0
         self._until = 0.0
         self._stopping: list[threading.Thread] = []
 
     def stop(self) -> None:
         """Begin to stop; may be called from any thread, and again to stop at once."""
-        if self._told:
+        self._told += 1
+        if self._told > 2:
             self.should_exit = self.force_exit = True
-        self._told = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """What uvicorn calls for a signal."""
@@ -104,11 +111,17 @@ class Service(uvicorn.Server):
                 for each in (self._twin.jobs, self._batches):
                     self._stopping.append(threading.Thread(target=each.stop, kwargs={"wait_s": limit_s}, daemon=True))
                     self._stopping[-1].start()
-            if now > self._until:
+                if not self._idle:
+                    self._tell(f"what is under way has {limit_s:g} s to finish; Ctrl-C again ends it now")
+            if now > self._until or self._told > 1:
                 self._desk.abandon()
                 self.should_exit = True
-            self.should_exit |= self._desk.idle and not any(thread.is_alive() for thread in self._stopping)
+            self.should_exit |= self._idle
         return await super().on_tick(counter)
+
+    @property
+    def _idle(self) -> bool:
+        return self._desk.idle and not any(thread.is_alive() for thread in self._stopping)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """What uvicorn calls at the end; clients that only listen would be waited for, and then cut off."""
