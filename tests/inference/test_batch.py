@@ -131,15 +131,16 @@ def test_bad_lines_and_questions_without_an_answer_are_reported_and_stop_nothing
             {"question": "A broken one?"},
             b'{"question": "\xff"}'.decode("utf-8", "surrogateescape"),
             r'{"question": "Half a smile \ud83d?"}',
+            r'{"id": "Half a smile \ud83d", "question": "x"}',
             {"id": "end", "question": "Good again?", "filters": {"authors": ["Ada"], "since": None}},
         ),
         user="ada",
     )
     done = office.batches.run(batch.id)
-    assert (done.status, done.total, done.done, done.failed) == ("done", 15, 15, 13)
+    assert (done.status, done.total, done.done, done.failed) == ("done", 16, 16, 14)
     results = office.results(batch.id)
     details = {result["line"]: result.get("error", {}).get("detail", "") for result in results}
-    assert [line for line, detail in details.items() if not detail] == [1, 16]
+    assert [line for line, detail in details.items() if not detail] == [1, 17]
     for line, words in {
         3: "line 3 is no JSON",
         4: "line 4 is no JSON object",
@@ -154,9 +155,11 @@ def test_bad_lines_and_questions_without_an_answer_are_reported_and_stop_nothing
         13: "a mistake of ours, KeyError",
         14: "line 14 is no",
         15: "has half a character in the question",
+        16: "has half a character in the id",
     }.items():
         assert words in details[line]
     assert {result["line"]: result["error"]["type"] for result in results if "error" in result}[12] == "ModelError"
+    assert {result["line"]: result["id"] for result in results}[7] == "typo", "an id that can be read comes back"
     assert office.asked[-1][1] == Filter(authors=("Ada",))
 
 

@@ -359,13 +359,17 @@ def _entries(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     """The questions of the lines, or what is wrong with a line."""
     for number, line in enumerate(lines, start=1):
         if line.strip():
+            found: dict[str, Any] = {"line": number}
             try:
-                yield {"line": number, **_entry(line)}
+                entry = _object(line)
+                if isinstance(name := entry.get("id"), str | int) and not _HALF.search(str(name)):
+                    found["id"] = name  # so that whoever sent it knows which of the lines is wrong
+                yield {**found, **_checked(entry)}
             except ConfigError as error:
-                yield {"line": number, "error": f"line {number} {error}"}
+                yield {**found, "error": f"line {number} {error}"}
 
 
-def _entry(line: bytes) -> dict[str, Any]:
+def _object(line: bytes) -> dict[str, Any]:
     if len(line) > LONGEST_LINE:
         raise ConfigError(f"is longer than {LONGEST_LINE:,} bytes; shorten it")
     try:
@@ -374,6 +378,10 @@ def _entry(line: bytes) -> dict[str, Any]:
         raise ConfigError(f'is no JSON: {error}; write one object like {{"question": "…"}}') from None
     if not isinstance(entry, dict):
         raise ConfigError('is no JSON object; write one like {"question": "…"}')
+    return entry
+
+
+def _checked(entry: dict[str, Any]) -> dict[str, Any]:
     if unknown := sorted(entry.keys() - set(_KEYS)):
         raise ConfigError(f"has a key {unknown[0]!r}; use {', '.join(_KEYS)}")
     question = entry.get("question")
@@ -387,6 +395,8 @@ def _entry(line: bytes) -> dict[str, Any]:
         )
     if not isinstance(entry.get("id"), str | int | None):
         raise ConfigError(f"has the id {entry['id']!r}; use a text or a number")
+    if _HALF.search(str(entry.get("id"))):
+        raise ConfigError(f"has half a character in the id {entry['id']!r}; write it in UTF-8")
     _check_filters(entry.get("filters"))
     return entry
 
