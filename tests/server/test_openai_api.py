@@ -12,15 +12,13 @@ from typing import Any
 
 import openai
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionChunk
 
 from llm_twin import Twin
 from llm_twin.core.records import Citation
 from llm_twin.server.citing import on_the_web, one_line
-from llm_twin.server.openai_api import StopTexts, marks, without_additions
+from llm_twin.server.openai_api import marks, without_additions
 from scripted_llm import Reply, ScriptedLlm, piece, says
 from serving import Served, until
 
@@ -545,18 +543,6 @@ def test_a_draft_whose_model_fails_is_an_error_of_the_server(client: OpenAI, llm
 # --- parts ----------------------------------------------------------------------------------------------------------
 
 
-@given(st.text("abc"), st.lists(st.text("abc", min_size=1, max_size=3), max_size=3), st.data())
-@example("aab", ["ab"], None)
-def test_stop_texts_cut_at_the_same_place_however_the_text_comes(text: str, stop: list[str], data: Any) -> None:
-    ends = sorted((at + len(each), at) for each in stop if (at := text.find(each)) >= 0)
-    expected = text[: ends[0][1]] if ends else text
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(text))))) if data else [1, 2]
-    stops = StopTexts(stop)
-    shown = "".join(stops.before(text[start:end]) for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True))
-    assert shown + stops.rest() == expected
-    assert stops.found == bool(ends)
-
-
 def test_marks_in_code_and_in_links_cite_nothing() -> None:
     text = "One [1], two [2, 3]. `a[4]` and\n```\nb[5]\n```\n[6](https://example.org) but [7], not [8?]."
     assert [(text[start:end], number) for start, end, number in marks(text)] == [
@@ -584,7 +570,7 @@ def test_the_set_up_of_the_documentation_runs_as_it_is_shown(
     _, _, section = page.partition("## The openai package\n")
     blocks = re.findall(r"```python\n(.*?)```", section.partition("\n## ")[0], flags=re.DOTALL)
     assert len(blocks) == 2
-    program = "\n".join(blocks).replace("http://127.0.0.1:8765", service.address).replace("twin_…", "none")
+    program = "\n".join(blocks).replace("http://127.0.0.1:8765", service.address)
     names: dict[str, Any] = {}
     exec(program, names)
     names["client"].close()
