@@ -15,7 +15,7 @@ STAGES = {"collect", "features", "training", "inference", "evaluation", "ops"}
 WIRING = {"settings", "catalog", "workspace", "llm"}
 OF_TWIN = {"parts", "sources", "forgetting", "runs", "doctor"}  # what `twin` is divided into
 DOORS = {"cli", "server"}
-CORE_FOR_DOORS = {"llm_twin.core.records", "llm_twin.core.errors", "llm_twin.core.cancelling"}
+CORE_FOR_DOORS = {f"llm_twin.core.{name}" for name in ("records", "errors", "cancelling", "stopping")}
 DOORS_THAT_START_DOORS = {("llm_twin.cli.serve", "llm_twin.server.run"), ("llm_twin.cli.mcp", "llm_twin.server.mcp")}
 VENDORS = {
     "sqlalchemy", "psycopg", "pymongo", "qdrant_client", "qdrant_edge", "openvino", "openvino_genai", "tokenizers",

@@ -308,6 +308,26 @@ def test_text_in_pieces_is_the_whole_text_up_to_the_first_stop(text, stops, data
         assert got == expected
 
 
+def test_tokens_that_never_make_a_character_are_not_all_read_again_with_every_new_one() -> None:
+    sizes: list[int] = []
+
+    def decode(tokens: Sequence[int]) -> str:
+        sizes.append(len(tokens))
+        return _bytes(tokens)
+
+    reading = _Text(decode)
+    text = "".join(reading.add([0xFF]) for _ in range(500)) + reading.rest()
+    assert text == "\ufffd" * 500
+    assert max(sizes) <= 200
+
+
+def test_the_stop_text_that_is_complete_first_ends_a_reply_however_its_tokens_come() -> None:
+    for pieces in (["abc"], ["a", "b", "c"], ["ab", "c"]):
+        reading = _Text(_bytes, ["abc", "b"])
+        assert "".join(reading.add(piece.encode()) for piece in pieces) == "a"
+        assert reading.stopped
+
+
 def test_a_half_character_at_the_end_is_passed_on_as_it_is() -> None:
     reading = _Text(_bytes)
     assert [reading.add([104]), reading.add([0xF0]), reading.add([0x9F])] == ["h", "", ""]

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 
 from llm_twin.core.errors import MissingExtra, ModelBusy, ModelError, ModelMissing, ReplyRefused
 from llm_twin.core.records import Delta, Message, ModelFiles, ModelFormat, ReplyRequest, Usage
+from llm_twin.core.stopping import StopTexts
 
 PARALLEL = 8
 """Replies written at once. More share the processor: each is slower, all together hardly faster."""
@@ -31,6 +32,9 @@ WAITING = 32
 MAX_SCHEMA = 32_768
 """Characters of a JSON schema; a larger one takes long to compile, and holds up everybody."""
 _BROKEN_CHARACTER = "\ufffd"
+_MOST_HELD = 64
+"""Tokens that may wait for the end of a character, far more than one has. What is broken for longer stays so: reading
+all of it again with every token would take quadratic time."""
 _TEMPLATE_ERROR = re.compile(r"Minja's error: (.*?)(?: at row |$)", re.MULTILINE)
 _log = logging.getLogger(__name__)
 
@@ -304,44 +308,32 @@ class _Text:
     """Tokens as text, as soon as it is certain: no half characters, and nothing that may begin a text to stop at."""
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = ()) -> None:
-        self.stopped = False
         self._decode = decode
-        self._stops = [stop for stop in stops if stop]
+        self._stops = StopTexts(stops)
         self._tokens: list[int] = []
         # What a token looks like depends on the one before it, so each is decoded behind tokens already passed on.
         self._from, self._passed = 0, 0
-        self._held = ""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop text was found."""
+        return self._stops.found
 
     def add(self, tokens: Sequence[int]) -> str:
         """The text that these tokens make certain; `stopped` once a stop text is found, which is not passed on."""
         self._tokens += tokens
         before = self._decode(self._tokens[self._from : self._passed])
         now = self._decode(self._tokens[self._from :])
-        if now.endswith(_BROKEN_CHARACTER):
+        if now.endswith(_BROKEN_CHARACTER) and len(self._tokens) - self._passed < _MOST_HELD:
             return ""
         self._from, self._passed = self._passed, len(self._tokens)
-        return self._certain(now[len(before) :])
+        return self._stops.before(now[len(before) :])
 
     def rest(self) -> str:
         """What was held back, at the end of a reply."""
         before = self._decode(self._tokens[self._from : self._passed])
-        text = self._certain(self._decode(self._tokens[self._from :])[len(before) :])
-        return text if self.stopped else text + self._held
-
-    def _certain(self, text: str) -> str:
-        text = self._held + text
-        found = [place for stop in self._stops if (place := text.find(stop)) >= 0]
-        if found:
-            self.stopped = True
-            return text[: min(found)]
-        held = max((_overlap(text, stop) for stop in self._stops), default=0)
-        self._held = text[len(text) - held :]
-        return text[: len(text) - held]
-
-
-def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of `text` begin `stop`."""
-    return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:size])), 0)
+        text = self._stops.before(self._decode(self._tokens[self._from :])[len(before) :])
+        return text + self._stops.rest()
 
 
 class _SchemaTrial:
