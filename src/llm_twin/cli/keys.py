@@ -83,9 +83,14 @@ def revoke(ctx: click.Context, key: str, as_json: bool) -> None:
 
     Example: twin keys revoke laptop
     """
-    revoked = opened(ctx).keys.revoke(key)
+    found = opened(ctx).keys
+    revoked = found.revoke(key)
     if as_json:
         print_json(revoked)
         return
     for each in revoked:
         click.echo(f"revoked {each.id}, {each.name}")
+    if not found.all():
+        click.echo(
+            "no key is left: a service without keys answers its own machine only, and that without a key", err=True
+        )
