@@ -12,9 +12,10 @@ from llm_twin.cli.opening import opened
 def mcp(ctx: click.Context) -> None:
     """Serve the twin to an agent by the Model Context Protocol, on stdin and stdout.
 
-    An agent's program starts this command itself; `twin serve` has the same at /mcp. Logs go to stderr.
+    An agent's program starts this command itself (docs/integrations.md); `twin serve` has the same at /mcp. Logs go to
+    stderr.
 
-    Example: claude mcp add twin -- twin -C ~/my-twin mcp
+    Example: twin -C ~/my-twin mcp
     """
     from llm_twin.server import mcp as door
 
