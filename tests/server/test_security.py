@@ -5,7 +5,7 @@ import logging
 import re
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI, Request
 from pydantic import BaseModel
+from starlette.responses import StreamingResponse
 
 from llm_twin.core.errors import ConfigError, StoreError
 from llm_twin.server import problems, security
@@ -349,6 +350,39 @@ def test_a_body_that_never_ends_is_refused_in_time(tmp_path: Path) -> None:
     with Twin.open(tmp_path, arguments={"server.body_timeout_s": 0.05}) as twin:
         refused = call(guarded(twin), "POST", "/v1/ask", content=drip(), headers={"Content-Type": "application/json"})
         assert (refused.status_code, refused.json()["type"]) == (408, "urn:llm-twin:BodyTooSlow")
+
+
+def test_a_reply_that_nobody_reads_is_given_up(
+    twin: Twin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(security, "STALLED_S", 0.05)
+    ended: list[str] = []
+
+    async def endless() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"data: more\n\n"
+        finally:
+            ended.append("the work behind it")
+
+    async def stalls(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    async def stays() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with aclosing(endless()) as body:
+            await StreamingResponse(body)(scope, receive, send)
+
+    scope = {"type": "http", "method": "GET", "path": "/", "client": ("127.0.0.1", 5000)}
+    door = Door(app, twin=twin, metrics=Metrics())
+    with caplog.at_level(logging.WARNING, "llm_twin.access"):
+        asyncio.run(asyncio.wait_for(door({**scope, "headers": [(b"host", b"localhost")]}, stays, stalls), 30))
+    assert ended == ["the work behind it"]
+    assert "127.0.0.1 took nothing of its reply" in caplog.text
 
 
 @pytest.mark.parametrize("length", ["9" * 5000, "0" * 20 + "1", "10000001"])

@@ -81,6 +81,9 @@ KNOWN_FOR_S = 5.0
 FAILED_SIGN_INS = 10
 """Wrong keys that one address may try in a minute."""
 
+STALLED_S = 60.0
+"""Seconds for which a client may take nothing of what is sent to it; a reply that nobody reads is kept no longer."""
+
 _MOST_BUCKETS = 10_000
 _LONGEST_LENGTH = 15  # digits of a Content-Length; more would be a petabyte
 _UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -224,7 +227,11 @@ class Door:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 self._add_headers(MutableHeaders(scope=message), origin, scope["path"])
-            await send(message)
+            try:
+                async with asyncio.timeout(STALLED_S):
+                    await send(message)
+            except TimeoutError:
+                raise _NotReading from None
 
         caller = NOBODY
         try:
@@ -234,6 +241,8 @@ class Door:
             caller = await self._admitted(scope, headers)
             scope.setdefault("state", {})["caller"] = caller
             await self.app(scope, _Limited(receive, headers, self.limits), sending)
+        except _NotReading:
+            _log.warning("%s took nothing of its reply for %.0f s", _printable(_client(scope)), STALLED_S)
         except (Refused, TwinError) as error:
             if status:  # too late to say so: the reply has begun
                 raise
@@ -334,6 +343,10 @@ class Door:
             headers["access-control-allow-origin"] = str(origin)
             headers["cross-origin-resource-policy"] = "cross-origin"
             headers.add_vary_header("Origin")
+
+
+class _NotReading(Exception):
+    """A client is there and takes nothing. `TimeoutError` is an `OSError`, which Starlette takes for one that left."""
 
 
 class _Limited:
