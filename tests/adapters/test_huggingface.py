@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -148,6 +149,16 @@ def test_a_file_with_a_wrong_checksum_is_deleted_and_a_later_pull_mends_it(hub, 
     hub.wrong.clear()
     pull("me/tiny")
     assert (tmp_path / "model" / name).read_bytes() == FOLDER[name]
+
+
+def test_a_part_that_became_too_long_is_deleted_and_a_later_pull_mends_it(pull, tmp_path) -> None:
+    part = tmp_path / "model" / f"model.safetensors.{hashlib.sha256(WEIGHTS).hexdigest()[:12]}.part"
+    part.parent.mkdir()
+    part.write_bytes(WEIGHTS + b"more")
+    with pytest.raises(ModelError, match=r"model\.safetensors did not arrive"):
+        pull("me/tiny")
+    pull("me/tiny")
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == WEIGHTS
 
 
 def test_a_download_that_does_not_fit_the_disk_is_refused_before_it_begins(hub, pull, monkeypatch) -> None:
