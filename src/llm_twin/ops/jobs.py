@@ -99,9 +99,8 @@ class Jobs:
 
     def job(self, job_id: str) -> Job:
         """A job as it is now. Raises `NotFound`."""
-        with self._lock:
-            if self._job is not None and self._job.id == job_id:
-                return replace(self._job, progress=self._steps.now())
+        if ours := self._ours(job_id):
+            return ours
         data = self._store.record(COLLECTION, job_id)
         if data is None:
             raise NotFound(f"there is no job {job_id!r}; GET /v1/jobs lists them")
@@ -109,7 +108,8 @@ class Jobs:
 
     def all(self, *, limit: int | None = None) -> list[Job]:
         """The latest jobs, newest first."""
-        return [self.job(job_id) for job_id, _ in self._store.records(COLLECTION, limit=limit)]
+        records = self._store.records(COLLECTION, limit=limit)
+        return [self._ours(job_id) or self._as_it_is(from_json(Job, data)) for job_id, data in records]
 
     def stop(self, *, wait_s: float) -> None:
         """End the running job, if there is one, after the item it is at; wait so long for that."""
@@ -137,13 +137,19 @@ class Jobs:
             with self._lock:
                 self._job = None
 
+    def _ours(self, job_id: str) -> Job | None:
+        """The job that runs in this process now, if it is that one."""
+        with self._lock:
+            if self._job is None or self._job.id != job_id:
+                return None
+            return replace(self._job, progress=self._steps.now())
+
     def _as_it_is(self, job: Job) -> Job:
         """A job as recorded; one that nobody runs any more is recorded as interrupted first."""
         if job.status != "running" or self._busy():
             return job
-        with self._lock:
-            if self._job is not None and self._job.id == job.id:
-                return job
+        if ours := self._ours(job.id):
+            return ours
         # It may have ended since it was read.
         data = self._store.record(COLLECTION, job.id)
         latest = from_json(Job, data) if data is not None else job
