@@ -701,6 +701,19 @@ def test_a_phone_shows_every_view_without_scrolling_sideways(browser: Any, writi
         assert not page.wide()
 
 
+def test_a_phone_shows_conversations_in_its_whole_width(browser: Any, quoting: Served) -> None:
+    with visit(browser, quoting.address, viewport={"width": 390, "height": 844}) as page:
+        page.goto("/#/ask")
+        page.ask(ORMS)
+        page.page.locator(".history summary").click()
+        entry = page.page.locator(".history li").first.bounding_box()
+        fresh = page.page.get_by_role("button", name="New conversation").bounding_box()
+        summary = page.page.locator(".history summary").bounding_box()
+    assert entry["width"] > 340
+    assert entry["y"] > fresh["y"] + fresh["height"]
+    assert summary["x"] + summary["width"] < fresh["x"]
+
+
 def test_colours_follow_the_system_until_the_reader_chooses(browser: Any, quoting: Served) -> None:
     def background() -> str:
         return str(page.page.evaluate("getComputedStyle(document.body).backgroundColor"))
