@@ -166,6 +166,19 @@ def test_a_guard_that_is_off_is_silent(parts):
     assert ask(parts(injection="off"), f"{ORMS} {ORDER}").guarded == ()
 
 
+@given(st.lists(st.sampled_from([KEY, "[redacted:github-token]", "[redacted:x]", " ", "\n", "e", " and "]), max_size=9))
+def test_marks_that_look_like_those_of_a_redactor_hide_no_secret(said):
+    rails = Guardrails(question=(Rail(SecretGuard(SecretRedactor()), blocks=True),))
+    text = " ".join(said)
+    assert KEY[:12] not in rails.without_secrets(text)
+
+
+def test_a_mark_of_a_redactor_in_the_question_stays_and_the_secret_after_it_goes():
+    rails = Guardrails(question=(Rail(SecretGuard(SecretRedactor()), blocks=True),))
+    asked = f"What does [redacted:x] mean, if my key is {KEY} here?"
+    assert rails.without_secrets(asked) == "What does [redacted:x] mean, if my key is [left out] here?"
+
+
 def test_a_secret_in_the_question_reaches_no_model_no_trace_and_no_answer(parts):
     traces = MemoryTraces()
     model = ScriptedModel("They hide the query [1].")

@@ -162,10 +162,12 @@ class SecretGuard:
         """A concern for each secret, with its kind and place, never with the secret."""
         document = Document("", "", "", "note", "", text, "", _NO_TIME)
         redacted, found = self._redactor.redact(document)
-        spans = _taken_out(text, redacted.text)
+        spans = _taken_out(text, redacted.text) if found else []
+        if len(spans) != len(found):  # secrets beside such marks: whatever lies between the first and the last goes
+            spans, found = [(spans[0][0], spans[-1][1])], found[:1]
         return [
             Concern(f"it holds a secret ({one.kind})", start=start, end=end)
-            for one, (start, end) in zip(found, spans, strict=False)
+            for one, (start, end) in zip(found, spans, strict=True)
         ]
 
 
@@ -523,14 +525,14 @@ _KEY_ENDS = re.compile(r"-{4,5}[ ]?END[^\n]*-{4,5}|Private-MAC: \w+\s")
 
 def _without_orders(passage: Passage, rail: Rail) -> tuple[Passage, list[Concern]]:
     """The passage with what concerns a guard blanked out, also in its title and headings; the same if it only flags."""
-    concerns = list(rail.guard.look(passage.text))
+    in_text = list(rail.guard.look(passage.text))
     in_title = list(rail.guard.look(passage.document.title))
     in_headings = [list(rail.guard.look(heading)) for heading in passage.heading_path]
-    concerns += [*in_title, *chain.from_iterable(in_headings)]
+    concerns = [*in_text, *in_title, *chain.from_iterable(in_headings)]
     if not concerns or not rail.blocks:
         return passage, concerns
     text = passage.text
-    for start, end in map(_place, rail.guard.look(passage.text)):
+    for start, end in map(_place, in_text):
         text = text[:start] + _blank(end - start) + text[end:]
     return (
         replace(
@@ -645,19 +647,27 @@ def _cut(text: str, spans: Iterable[tuple[int, int]]) -> str:
 
 
 def _taken_out(text: str, redacted: str) -> list[tuple[int, int]]:
-    """Where the pieces stood that a redactor replaced: between what it left, in order."""
-    left = _REDACTED.split(redacted)
+    """Where the pieces stood that a redactor replaced: between what it left, in order.
+
+    Such a mark may stand in the text itself, and is no piece that was replaced.
+    """
+    first, *rest = _REDACTED.split(redacted)
+    marked = list(zip(rest[::2], rest[1::2], strict=True))
     spans = []
-    at = len(left[0])
-    for piece in left[1:]:
+    at = len(first)
+    for number, (mark, piece) in enumerate(marked, start=1):
+        if text.startswith(mark, at):
+            at += len(mark) + len(piece)
+            continue
         # The last piece ends where the text ends, so it is not looked for from the front.
-        following = len(text) - len(piece) if piece is left[-1] else text.find(piece, at + 1) if piece else at + 1
+        is_last = number == len(marked)
+        following = len(text) - len(piece) if is_last else text.find(piece, at + 1) if piece else at + 1
         spans.append((at, max(following, at)))
         at = following + len(piece)
     return spans
 
 
-_REDACTED = re.compile(r"\[redacted:[\w-]+\]")
+_REDACTED = re.compile(r"(\[redacted:[\w-]+\])")
 
 
 def _said(text: str) -> frozenset[str]:
