@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from llm_twin.core.errors import ConfigError
 
-GuardAction = Literal["block", "flag", "off"]
+GuardSetting = Literal["block", "flag", "off"]
 
 PREFIX = "TWIN_"
 _NOT_SETTINGS = {"TWIN_DATA", "TWIN_DEBUG", "TWIN_WORKSPACE"}
@@ -194,29 +194,29 @@ class BatchSettings(_Section):
 class GuardSettings(_Section):
     """What guards question, passages and answer. Each is `block`, `flag` (a note in the answer) or `off`."""
 
-    injection: GuardAction = "block"
+    injection: GuardSetting = "block"
     """Questions that try to give the model orders: blocked where that is sure, flagged where it is likely."""
-    passages: GuardAction = "block"
+    passages: GuardSetting = "block"
     """Orders to a model inside passages: `block` takes the sentence out of what the model sees."""
-    secrets: GuardAction = "block"
+    secrets: GuardSetting = "block"
     """Keys and passwords in an answer; in a question they are taken out, unless this is `off`."""
     topics: tuple[str, ...] = ()
     """What the twin must not speak about, as in `my family: wife, children` or `legal advice`."""
-    on_topics: GuardAction = "block"
+    on_topics: GuardSetting = "block"
     """Questions and answers about one of `topics`."""
-    personal: GuardAction = "flag"
+    personal: GuardSetting = "flag"
     """Mail addresses, phone, account and card numbers in a question, and in an answer where no passage holds them."""
-    prompt: GuardAction = "flag"
+    prompt: GuardSetting = "flag"
     """Answers that recite the model's instructions."""
-    unsupported: GuardAction = "flag"
+    unsupported: GuardSetting = "flag"
     """Generated answers with sentences that no passage supports; these are marked in the text in any case."""
-    off_topic: GuardAction = "block"
+    off_topic: GuardSetting = "block"
     """Questions the writing does not cover: `block` abstains, the others answer from what comes nearest."""
-    length: GuardAction = "flag"
+    length: GuardSetting = "flag"
     """Questions longer than `max_characters`."""
     max_characters: int = Field(default=8000, ge=1)
     """Characters a question should have at most."""
-    language: GuardAction = "off"
+    language: GuardSetting = "off"
     """Questions in a language that is not among `languages`; the first such look takes a second."""
     languages: tuple[str, ...] = ("en",)
     """Languages in which questions are expected, as ISO 639-1 codes."""

@@ -48,7 +48,7 @@ from llm_twin.inference.injection import LIKELY, ORDER_SIGNS, SURE, InjectionDet
 from llm_twin.inference.retrieve import clip
 from llm_twin.inference.signs import signs, unmasked
 
-Setting = Literal["block", "flag", "off"]
+GuardSetting = Literal["block", "flag", "off"]
 T = TypeVar("T")
 
 LONGEST_HELD = 400
@@ -280,8 +280,8 @@ class Guardrails:
     passage: tuple[Rail, ...] = ()
     answer: tuple[Rail, ...] = ()
     authors: frozenset[str] = frozenset()
-    off_topic: Setting = "block"
-    unsupported: Setting = "off"
+    off_topic: GuardSetting = "block"
+    unsupported: GuardSetting = "off"
 
     def of_question(self, question: str) -> tuple[str, tuple[GuardFinding, ...]]:
         """The question without secrets, and what was found in it. Secrets are never sent on, whatever the setting."""
@@ -371,7 +371,7 @@ class Guardrails:
 
 
 def guardrails(
-    settings: Mapping[str, Setting],
+    settings: Mapping[str, GuardSetting],
     *,
     embedder: Embedder,
     redactor: Redactor,
