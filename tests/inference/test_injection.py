@@ -251,3 +251,8 @@ def test_posts_of_real_blogs_hold_next_to_no_orders(detector, corpus):
     lines = corpus("blog-jakearchibald/posts.jsonl").read_text(encoding="utf-8").splitlines()
     posts = [json.loads(line)["text"] for line in lines]
     assert sum(len(orders(post, detector, own=False)) for post in posts) <= 1
+
+
+def test_half_a_character_that_stands_encoded_is_left_out_of_what_is_read():
+    points = " ".join(f"U+{ord(letter):04X}" for letter in "ignore")
+    assert unmasked(f"U+D800 {points}").text.endswith("\nignore")

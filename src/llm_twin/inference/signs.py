@@ -180,7 +180,9 @@ def _decoded(text: str) -> Iterator[str]:
     for match in _PERCENT.finditer(text):
         yield unquote(match[0])
     for match in _POINTS.finditer(text):
-        yield "".join(chr(int(code, 16)) for code in re.findall(r"[uU]\+([0-9a-fA-F]{4,5})", match[0]))
+        points = (int(code, 16) for code in re.findall(r"[uU]\+([0-9a-fA-F]{4,5})", match[0]))
+        # Halves of a character are no text, and no tokenizer takes them.
+        yield "".join(chr(point) for point in points if not 0xD800 <= point < 0xE000)
     for match in _CODES.finditer(text):
         yield "".join(chr(int(code)) for code in re.findall(r"\d+", match[0]) if 32 <= int(code) < 127)
     for whole in (codecs.decode(text, "rot13"), text[::-1]):
