@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llm_twin import Twin
 from llm_twin.core.cancelling import Cancellation, Cancelled
-from llm_twin.server.asking import _Marks
+from llm_twin.server.citing import Marks
 from llm_twin.server.streaming import written
 from scripted_llm import Reply, ScriptedLlm, piece, refuses, says
 from serving import POSTS, Served, until
@@ -238,7 +238,7 @@ def test_the_event_loop_never_stalls_while_answers_are_made(service: Served) -> 
 def test_marks_are_found_wherever_a_text_is_cut() -> None:
     text = "One [1], two [2, 3] and [1] again; not [a], not [1], and [12 ] no, but [4]."
     for at, to in itertools.combinations(range(len(text) + 1), 2):
-        marks = _Marks()
+        marks = Marks()
         found = [number for part in (text[:at], text[at:to], text[to:]) for number in marks.new_in(part)]
         assert found == [1, 2, 3, 4]
 

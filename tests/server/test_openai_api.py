@@ -16,9 +16,8 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionChunk
 
 from llm_twin import Twin
-from llm_twin.core.records import Citation
-from llm_twin.server.citing import on_the_web, one_line
-from llm_twin.server.openai_api import marks, without_additions
+from llm_twin.server.citing import marks, on_the_web, one_line
+from llm_twin.server.openai_api import without_additions
 from scripted_llm import Reply, ScriptedLlm, piece, says
 from serving import Served, until
 
@@ -557,10 +556,10 @@ def test_a_title_cannot_smuggle_markdown_into_the_list_of_sources() -> None:
     assert one_line("a](https://evil.example)\n![x](y) <img>") == (r"a\](https://evil.example) \!\[x\](y) \<img\>")
 
 
-def test_a_citation_without_an_address_of_the_web_gets_none() -> None:
+def test_what_is_no_address_of_the_web_is_none() -> None:
     for url in (None, "", "javascript:alert(1)", "file:///etc/passwd", "posts/a.md"):
-        assert on_the_web(Citation(1, "d", "t", "q", 0, 1, url=url)) is None
-    assert on_the_web(Citation(1, "d", "t", "q", 0, 1, url="https://a.example/")) == "https://a.example/"
+        assert on_the_web(url) is None
+    assert on_the_web("https://a.example/") == "https://a.example/"
 
 
 def test_the_set_up_of_the_documentation_runs_as_it_is_shown(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 
 from llm_twin.core.records import Done, Event, Filter, Passage, Passages, TextDelta, Understood, Withdrawn, to_json
 from llm_twin.server import examples
+from llm_twin.server.citing import Marks
 from llm_twin.server.schemas import AnswerReply, AskBody, Filters, HitReply, SearchBody, WriteBody, problems, reply
 from llm_twin.server.streaming import Desk, EventStream, begun, unless_left, whole
 from llm_twin.twin import Chat, Twin
@@ -100,7 +101,7 @@ def _chat(request: Request, conversation_id: str | None, *, keep: bool) -> Chat:
 async def told(events: AsyncGenerator[Event, None]) -> AsyncGenerator[tuple[str, Any], None]:
     """The twin's events under the names and in the shapes of the HTTP stream."""
     passages: dict[int, Passage] = {}
-    marks = _Marks()
+    marks = Marks()
     async with aclosing(events):
         async for event in events:
             if isinstance(event, Understood):
@@ -114,37 +115,13 @@ async def told(events: AsyncGenerator[Event, None]) -> AsyncGenerator[tuple[str,
                     if number in passages:
                         yield "citation", _source(passages[number])
             elif isinstance(event, Withdrawn):
-                marks = _Marks()
+                marks = Marks()
                 yield "withdrawn", {"reason": event.reason}
             elif isinstance(event, Done):
                 answer = event.as_json()
                 yield "verified", {key: answer.get(key) for key in ("citations", "unsupported", "notes", "guarded")}
                 yield "usage", {key: answer[key] for key in ("usage", "timings_ms", "model")}
                 yield "done", answer
-
-
-class _Marks:
-    """Finds citation marks such as [2] and [1, 3] in a text that comes in pieces, wherever it is cut."""
-
-    def __init__(self) -> None:
-        self._seen: set[int] = set()
-        self._open = ""
-
-    def new_in(self, piece: str) -> Iterator[int]:
-        """Numbers that are cited for the first time."""
-        text, end = self._open + piece, 0
-        for match in _MARK.finditer(text):
-            end = match.end()
-            for number in (int(digits) for digits in match[1].split(",")):
-                if number not in self._seen:
-                    self._seen.add(number)
-                    yield number
-        begun = text.rfind("[", end)
-        self._open = text[begun:] if begun >= 0 and len(text) - begun < _LONGEST_MARK else ""
-
-
-_LONGEST_MARK = 40
-_MARK = re.compile(r"\[(\d{1,4}(?:\s*,\s*\d{1,4})*)\]")
 
 
 def _source(passage: Passage) -> dict[str, Any]:
@@ -158,7 +135,7 @@ def _source(passage: Passage) -> dict[str, Any]:
     }
 
 
-def _server_timing(timings_ms: Any) -> str:
+def _server_timing(timings_ms: Mapping[str, float]) -> str:
     """Milliseconds per step for a browser's developer tools (W3C Server Timing)."""
     return ", ".join(f"{stage};dur={spent:.1f}" for stage, spent in timings_ms.items() if _TOKEN.fullmatch(stage))
 

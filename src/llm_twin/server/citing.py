@@ -1,4 +1,4 @@
-"""What an answer stands on, as Markdown: for clients that show a text and nothing else."""
+"""What an answer stands on: the marks in its text, and its sources as Markdown for clients that show nothing else."""
 
 from __future__ import annotations
 
@@ -23,10 +23,42 @@ def numbered(citations: Iterable[Citation]) -> dict[int, Citation]:
     return dict(sorted(first.items()))
 
 
-def on_the_web(citation: Citation) -> str | None:
-    """Where the author published it, unless that is no address a client should follow."""
-    url = citation.url or ""
-    return url if url.startswith(("https://", "http://")) else None
+def on_the_web(url: str | None) -> str | None:
+    """Where the author published something, unless that is no address a client should follow."""
+    return url if url and url.startswith(("https://", "http://")) else None
+
+
+def marks(text: str) -> Iterator[tuple[int, int, int]]:
+    """Where a text cites what: start, end and number of every citation; in code there is none."""
+    for match in _MARK_OR_CODE.finditer(text):
+        for number in (match[1] or "").split(","):
+            if number:
+                yield match.start(), match.end(), int(number)
+
+
+class Marks:
+    """Finds citation marks such as [2] and [1, 3] in a text that comes in pieces, wherever it is cut."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        self._open = ""
+
+    def new_in(self, piece: str) -> Iterator[int]:
+        """Numbers that are cited for the first time."""
+        text, end = self._open + piece, 0
+        for match in re.finditer(_MARK, text):
+            end = match.end()
+            for number in (int(digits) for digits in match[1].split(",")):
+                if number not in self._seen:
+                    self._seen.add(number)
+                    yield number
+        begun = text.rfind("[", end)
+        self._open = text[begun:] if begun >= 0 and len(text) - begun < _LONGEST_MARK else ""
+
+
+_LONGEST_MARK = 40
+_MARK = r"\[(\d{1,4}(?:\s*,\s*\d{1,4})*)\]"
+_MARK_OR_CODE = re.compile(rf"```.*?(?:```|\Z)|`[^`\n]*`|{_MARK}(?!\()", re.DOTALL)
 
 
 def sources(answer: Answer, address: Address) -> list[str]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 from datetime import datetime
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import Request
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
@@ -45,7 +45,7 @@ from llm_twin.server.asking import filter_of, user_of
 from llm_twin.server.citing import heading, on_the_web, one_line, sources
 from llm_twin.server.metrics import Metrics
 from llm_twin.server.problems import Refused, problem_of
-from llm_twin.server.schemas import Filters, Text
+from llm_twin.server.schemas import DraftKind, Filters, Text, Words
 from llm_twin.server.security import Caller
 from llm_twin.server.streaming import Desk
 from llm_twin.twin import Twin
@@ -160,8 +160,8 @@ class Tools:
         self,
         topic: Text,
         ctx: Context[Any, Any],
-        kind: Literal["post", "article", "thread"] = "post",
-        words: Annotated[int, Field(ge=20, le=20_000, description="Words wanted.")] = 400,
+        kind: DraftKind = "post",
+        words: Words = 400,
     ) -> Annotated[CallToolResult, AnswerResult]:
         """Draft a post, an article or a thread in the author's voice, grounded in what they wrote, with citations.
 
@@ -248,7 +248,7 @@ def _answered(answer: Answer) -> CallToolResult:
             number=each.number,
             document=_SCHEME + each.document_id,
             title=each.title,
-            url=on_the_web(each),
+            url=on_the_web(each.url),
             published_at=each.published_at,
             quote=each.quote,
             start=each.start,
@@ -284,7 +284,7 @@ def _found(hit: Hit) -> Found:
     return Found(
         document=_SCHEME + hit.document.id,
         title=hit.document.title,
-        url=hit.document.url,
+        url=on_the_web(hit.document.url),
         published_at=hit.document.published_at,
         text=hit.chunk.text,
         start=hit.chunk.start,
@@ -299,7 +299,7 @@ def _titled(found: Found) -> str:
 
 
 def _address(citation: Citation) -> str:
-    return on_the_web(citation) or _SCHEME + citation.document_id
+    return on_the_web(citation.url) or _SCHEME + citation.document_id
 
 
 # --- documents ------------------------------------------------------------------------------------------------------

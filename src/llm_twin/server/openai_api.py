@@ -33,7 +33,7 @@ from llm_twin.core.records import (
 )
 from llm_twin.core.stopping import StopTexts
 from llm_twin.server.asking import desk_of, filter_of, twin_of, user_of
-from llm_twin.server.citing import heading, numbered, on_the_web, one_line, sources
+from llm_twin.server.citing import heading, marks, numbered, on_the_web, one_line, sources
 from llm_twin.server.openai_schemas import (
     ASK,
     CARD,
@@ -48,7 +48,7 @@ from llm_twin.server.openai_schemas import (
 )
 from llm_twin.server.problems import Problem, Refused
 from llm_twin.server.reading import Name
-from llm_twin.server.schemas import LONGEST_TEXT, reply
+from llm_twin.server.schemas import FEWEST_WORDS, LONGEST_TEXT, reply
 from llm_twin.server.streaming import EventStream, begun, unless_left, whole, written
 from llm_twin.twin import Sampling, Twin
 
@@ -128,7 +128,7 @@ def _begin(body: ChatBody, request: Request) -> Iterator[Event]:
     sampling = Sampling(body.most_tokens, body.temperature)
     if body.model == WRITE:
         words = min(options.words, (body.most_tokens or options.words * TOKENS_PER_WORD) // TOKENS_PER_WORD)
-        return chat.write(body.question, kind=options.kind, words=max(20, words), sampling=sampling)
+        return chat.write(body.question, kind=options.kind, words=max(FEWEST_WORDS, words), sampling=sampling)
     if options.conversation_id is None:
         for question, answer in body.earlier:
             chat.conversation.add(question, without_additions(answer))
@@ -269,7 +269,7 @@ class Telling:
     def _address(self, citation: Citation) -> str:
         """Where it was published, else the place on our own page where the quote is marked."""
         here = f"{self._base}#/documents/{citation.document_id}?start={citation.start}&end={citation.end}"
-        return on_the_web(citation) or here
+        return on_the_web(citation.url) or here
 
 
 RULE = "\n\n---\n\n"
@@ -297,17 +297,6 @@ def _correction(shown: str, answer: Answer) -> str:
 def _words(text: str) -> str:
     """A text without citations and white space: what a check of its sources leaves as it was."""
     return re.sub(r"\s|\[[\d,;\s?–-]*\]|【[^】]*】", "", text)
-
-
-def marks(text: str) -> Iterator[tuple[int, int, int]]:
-    """Where a text cites what: start, end and number of every citation; in code there is none."""
-    for match in _MARK_OR_CODE.finditer(text):
-        for number in (match[1] or "").split(","):
-            if number:
-                yield match.start(), match.end(), int(number)
-
-
-_MARK_OR_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|\[(\d{1,4}(?:\s*,\s*\d{1,4})*)\](?!\()", re.DOTALL)
 
 
 def _usage(answer: Answer) -> dict[str, int] | None:

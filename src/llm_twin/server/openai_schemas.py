@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from llm_twin.core.records import Message
 from llm_twin.server.problems import Problem
-from llm_twin.server.schemas import Filters, WholeText
+from llm_twin.server.schemas import DraftKind, Filters, WholeText, Words
 
 ASK, WRITE = "twin", "twin-write"
 """The models."""
@@ -88,8 +88,8 @@ class TwinOptions(BaseModel):
         max_length=100,
         description="The kept conversation to go on with; its messages then count, not the earlier ones of this body.",
     )
-    kind: Literal["post", "article", "thread"] = Field(default="post", description="Of a draft.")
-    words: int = Field(default=400, ge=20, le=20_000, description="Words wanted of a draft.")
+    kind: DraftKind = Field(default="post", description="Of a draft.")
+    words: Words = 400
 
 
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=200)]

@@ -20,6 +20,9 @@ LONGEST_TEXT = 8000
 """Characters of a question, a topic or a query."""
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_TEXT)]
+DraftKind = Literal["post", "article", "thread"]
+FEWEST_WORDS = 20
+Words = Annotated[int, Field(ge=FEWEST_WORDS, le=20_000, description="Words wanted of a draft.")]
 Names = Annotated[list[Annotated[str, StringConstraints(max_length=200)]], Field(max_length=100)]
 Day = Annotated[str, StringConstraints(max_length=40)]  # what is no date is told by `Twin.filter`
 
@@ -80,8 +83,8 @@ class WriteBody(_Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"topic": "Why we left Kubernetes", "words": 300}]})
 
     topic: Text
-    kind: Literal["post", "article", "thread"] = "post"
-    words: int = Field(default=400, ge=20, le=20_000, description="Words wanted.")
+    kind: DraftKind = "post"
+    words: Words = 400
     keep: bool = Field(default=True, description="As for a question.")
     stream: bool = Field(default=False, description="Whether the draft comes as server-sent events.")
 
