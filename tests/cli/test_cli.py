@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -83,6 +84,22 @@ def test_problems_name_their_source_and_stay_in_the_status(small: Path) -> None:
     status = _twin("status", cwd=small).stdout
     assert "done, with 1 problem\n1 document, 0 left out" in status
     assert problem in status
+
+
+def test_a_document_that_is_left_out_is_named_by_title_id_and_address(small: Path) -> None:
+    for name in ("boats", "ships"):
+        text = (
+            f"---\nurl: https://{name}.example/keels\n---\n# Keels\n\n"
+            + "A boat needs a keel before it needs a sail. " * 20
+        )
+        (small / "posts" / f"{name}.md").write_text(text)
+    _twin("sync", cwd=small)
+    (line,) = (
+        line for line in _twin("status", "--items", cwd=small).stdout.splitlines() if line.startswith("left out")
+    )
+    assert re.fullmatch(
+        r"left out: Keels \(\w+, https://(boats|ships).example/keels\): near_duplicate of 'Keels' \(\w+\)", line
+    )
 
 
 def test_a_killed_sync_is_not_said_to_be_running(small: Path) -> None:

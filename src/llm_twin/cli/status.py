@@ -38,9 +38,11 @@ def status(ctx: click.Context, items: bool, as_json: bool) -> None:
         for item in now.items:
             if item.outcome == "skipped":
                 click.echo(f"skipped: {item.key} ({item.source}): {item.reason}")
-        titles = {header.id: header.title for header in twin.documents()} if now.left_out else {}
+        headers = {header.id: header for header in twin.documents()} if now.left_out else {}
         for drop in now.left_out:
-            click.echo(f"left out: {titles.get(drop.item, '')} ({drop.item}): {drop.reason}")
+            header = headers.get(drop.item)
+            title, address = (header.title, header.url or header.source) if header else ("", "")
+            click.echo(f"left out: {title} ({drop.item}, {address}): {drop.reason}")
 
 
 def _summary(now: Status) -> Iterator[str]:
