@@ -157,7 +157,7 @@ async function checked(response) {
 
 /**
  * A problem of the service (RFC 9457) as an error, also one that came as an event.
- * @param {{status?: number, title?: string, detail?: string, errors?: {loc?: string[], msg?: string}[]}} problem
+ * @param {{status?: number, title?: string, detail?: string, errors?: {at: string, message: string}[]}} problem
  * @param {number} [status]
  * @param {string | null} [retryAfter]
  */
