@@ -172,7 +172,7 @@ def soak(_: Path, service: Service, model: Model, questions: list[str], argument
     started = time.perf_counter()
     for _tenth in range(10):
         asked = [rng.choice(kinds)(rng.choice(questions)) for _ in range(arguments.soak // 10)]
-        tell(f"soak, {sum(statuses.values()):,} done")
+        tell(f"soak, {sum(statuses.values()):,} done, {memory[-1]:.0f} MB")
         statuses.update(asyncio.run(requested(service, asked, 8)))
         memory.append(service.metric("process_resident_memory_bytes") / 1e6)
     return {
@@ -545,7 +545,8 @@ async def model_server() -> None:
             await asyncio.sleep(0.1)
             late = asyncio.get_running_loop().time() - due
             looks.update(["looks", *(f"over_{at * 1000:g}_ms" for at in LATE_S if late > at)])
-            Path(f"{way_file}.late").write_text(json.dumps(looks))
+            Path(f"{way_file}.draft").write_text(json.dumps(looks))
+            Path(f"{way_file}.draft").replace(f"{way_file}.late")  # whole for whoever reads it meanwhile
 
     watching = asyncio.create_task(watch())
     server = await asyncio.start_server(shielded, "127.0.0.1", int(port), backlog=512)
