@@ -308,6 +308,22 @@ def test_a_path_typed_below_the_workspace_is_a_part_of_its_source(small: Path) -
     assert "1 added, 0 updated, 0 unchanged, 0 removed, 0 skipped, 0 failed" in done.stdout, done.stderr
 
 
+def test_watching_says_so_and_when_each_sync_was(small: Path) -> None:
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "llm_twin", "sync", "--watch", "--every", "6h"],
+        cwd=small, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ),
+    )  # fmt: skip
+    told = []
+    for line in watching.stdout:
+        told.append(line.rstrip())
+        if line.startswith("watching"):
+            break
+    watching.terminate()
+    watching.communicate()
+    assert told[-1] == "watching; every source is looked at again in 6h, Ctrl-C ends it"
+    assert any(re.match(r"\d\d:\d\d:\d\d  1 added, 0 updated", line) for line in told)
+
+
 def test_watching_obeys_wait(small: Path) -> None:
     with Workspace.find(small).writing():
         watching = subprocess.Popen(

@@ -16,7 +16,10 @@ from llm_twin.cli.progress import on_stderr
 
 @click.group()
 def llm() -> None:
-    """Download language models to this machine, and serve one to the twin."""
+    """Download language models to this machine, and serve one to the twin.
+
+    Example: twin llm serve OWNER/NAME:model-q8_0.gguf
+    """
 
 
 @llm.command()

@@ -145,3 +145,4 @@ def sources(as_json: bool) -> None:
         click.echo(f"{'':<10} {kind.meaning}")
         if kind.options:
             click.echo(f"{'':<10} options: {', '.join(kind.options)}")
+    click.echo("each also takes kind and author; docs/sources.md tells what the options mean", err=True)
