@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llm_twin.core import ports
     from llm_twin.inference.cache import AnswerCache
     from llm_twin.inference.guardrails import Guardrails
+    from llm_twin.inference.turns import Turns
 
 T = TypeVar("T")
 
@@ -220,6 +221,13 @@ class Parts:
         from llm_twin.inference import pipeline as inference
 
         return inference.Remembering(self.embedder)
+
+    @part
+    def _turns(self) -> Turns:
+        """Who of many answers may compute now."""
+        from llm_twin.inference import pipeline as inference
+
+        return inference.Turns()
 
     @part
     def cache(self) -> AnswerCache:

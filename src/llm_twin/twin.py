@@ -737,6 +737,7 @@ class Twin(Parts):
             temperature=chosen.temperature if sampling.temperature is None else sampling.temperature,
             guards=self.guards,
             repeats=repeats,
+            turns=self._turns,
         )
 
     def _features(self, progress: ports.Progress) -> Any:

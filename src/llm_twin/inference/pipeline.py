@@ -58,6 +58,7 @@ from llm_twin.inference.guardrails import (
     refusal,
 )
 from llm_twin.inference.retrieve import Candidate, Retriever, holds
+from llm_twin.inference.turns import Turns
 from llm_twin.inference.understand import (
     KIND_WORDS,
     KINDS,
@@ -78,6 +79,7 @@ __all__ = [
     "Parts",
     "Remembering",
     "Repeats",
+    "Turns",
     "answer",
     "answer_of",
     "guardrails",
@@ -100,7 +102,8 @@ class Parts:
     """Everything an answer is made with. Numbers are those of the settings `search` and `ask`.
 
     `passages` is how many hits the context is assembled from, `context_tokens` how long it may be by the embedder's
-    count, `max_tokens` how long a generated answer may be. `repeats` remembers the answers of one user.
+    count, `max_tokens` how long a generated answer may be. `repeats` remembers the answers of one user. `turns` lets
+    few of many answers compute at once: those that have the same.
     """
 
     index: VectorIndex
@@ -118,6 +121,7 @@ class Parts:
     temperature: float = 0.3
     guards: Guardrails = field(default_factory=Guardrails)
     repeats: Repeats | None = None
+    turns: Turns = field(default_factory=Turns)
 
     @property
     def retriever(self) -> Retriever:
@@ -136,7 +140,8 @@ def search(query: str, *, parts: Parts, k: int, where: Filter, method: str = "re
     """
     with parts.tracer.span("search", method=method) as span:
         phrases = understand(query, now=_NEVER).phrases
-        found, _ = _ranked(query, parts, parts.tracer, k=k, where=where, phrases=phrases, method=method)
+        now = time.monotonic()
+        found, _ = _ranked(query, parts, parts.tracer, k=k, where=where, phrases=phrases, method=method, since=now)
         span.set(hits=len(found))
         return [candidate.hit for candidate in found]
 
@@ -319,7 +324,7 @@ def _guard_question(
     """The question without secrets, the earlier turns that give no orders, and what was found in both."""
     if not (parts.guards.question or parts.guards.turn):
         return question, history, ()
-    with clock.span("guard", stage="question") as span:
+    with parts.turns.take(soon=True, since=clock.began), clock.span("guard", stage="question") as span:
         question, found = parts.guards.of_question(question)
         history, earlier = parts.guards.of_history(history)
         _tell(span, (*found, *earlier))
@@ -357,7 +362,7 @@ def _guard_passages(
 ) -> tuple[Sequence[Passage], tuple[GuardFinding, ...]]:
     if not (parts.guards.passage or parts.guards.own_passage) or not passages:
         return passages, ()
-    with clock.span("guard", stage="passage") as span:
+    with parts.turns.take(soon=True, since=clock.began), clock.span("guard", stage="passage") as span:
         shown, found = parts.guards.of_passages(passages)
         _tell(span, found)
     return shown, found
@@ -366,7 +371,7 @@ def _guard_passages(
 def _guard_answer(answered: Answer, parts: Parts, clock: _Clock) -> tuple[GuardFinding, ...]:
     if not parts.guards.answer and parts.guards.unsupported == "off":
         return ()
-    with clock.span("guard", stage="answer") as span:
+    with parts.turns.take(soon=False, since=clock.began), clock.span("guard", stage="answer") as span:
         found = parts.guards.of_answer(answered)
         _tell(span, found)
     return found
@@ -454,7 +459,13 @@ def _find(understood: Understanding, explicit: Filter, parts: Parts, clock: _Clo
 
 def _search(understood: Understanding, where: Filter, parts: Parts, clock: _Clock) -> _Found:
     candidates, texts = _ranked(
-        understood.text, parts, clock, k=parts.passages, where=where, phrases=understood.phrases
+        understood.text,
+        parts,
+        clock,
+        k=parts.passages,
+        where=where,
+        phrases=understood.phrases,
+        since=clock.began,
     )
     evidence = weigh(understood.text, candidates, sparse=parts.sparse)
     told = tuple(_search_notes(understood, candidates, parts.retriever))
@@ -469,6 +480,7 @@ def _ranked(
     k: int,
     where: Filter,
     phrases: Sequence[str],
+    since: float,
     method: str = "reranked",
 ) -> tuple[list[Candidate], Mapping[str, str]]:
     """The `k` chunks that match best, of documents that are still there, and the stored texts of those documents.
@@ -478,7 +490,8 @@ def _ranked(
     """
     depth = k
     while True:
-        found = parts.retriever.rank([query], k=depth, where=where, phrases=phrases, method=method, tracer=tracer)
+        with parts.turns.take(soon=True, since=since):
+            found = parts.retriever.rank([query], k=depth, where=where, phrases=phrases, method=method, tracer=tracer)
         texts = parts.texts({candidate.hit.document.id for candidate in found})
         there = [candidate for candidate in found if candidate.hit.document.id in texts]
         if len(there) >= k or len(found) < depth:
@@ -487,7 +500,7 @@ def _ranked(
 
 
 def _passages(found: _Found, parts: Parts, clock: _Clock) -> list[Passage]:
-    with clock.span("context") as span:
+    with parts.turns.take(soon=True, since=clock.began), clock.span("context") as span:
         passages = assemble(
             [candidate.hit for candidate in found.candidates],
             budget_tokens=parts.context_tokens,
@@ -533,7 +546,7 @@ def _written(
         except ModelError as error:
             note = f"The language model failed ({error}), so the answer quotes the author instead."
             yield Withdrawn(note)
-    with clock.span("extract"):
+    with parts.turns.take(soon=True, since=clock.began), clock.span("extract"):
         extracted = extract(question, passages, embedder=parts.embedder, sparse=parts.sparse)
     if not extracted.citations:
         text = "What comes nearest holds no sentence that could be quoted as an answer, only links, code or tables."
@@ -578,7 +591,7 @@ def _generated(
         )
         draft = yield from _streamed(pieces)
         span.set(prompt_tokens=draft.usage.prompt_tokens, completion_tokens=draft.usage.completion_tokens)
-    with clock.span("verify"):
+    with parts.turns.take(soon=False, since=clock.began), clock.span("verify"):
         verified = verify(draft.text, passages, embedder=parts.embedder)
     return Answer(
         verified.text,
@@ -723,6 +736,7 @@ class _Clock:
 
     tracer: Tracer
     timings_ms: dict[str, float] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
 
     @contextmanager
     def span(self, name: str, **attributes: str | int | float | bool) -> Iterator[ActiveSpan]:
