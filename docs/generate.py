@@ -17,7 +17,8 @@ DOCS = Path(__file__).parent
 
 def commands() -> str:
     """Every command with its help, as the terminal shows it at 100 columns."""
-    root = click.Context(twin, info_name="twin", max_content_width=100, terminal_width=100)
+    # Made as a run makes it: click remembers how a help option was named first, whoever asked.
+    root = twin.make_context("twin", [], resilient_parsing=True, max_content_width=100, terminal_width=100)
     pages = [
         "# Commands\n\nEvery command, as `--help` prints it. Results go to stdout, progress and notes to stderr; "
         "most commands take `--json`.\n\n## twin\n\n" + _block(twin.get_help(root))

@@ -87,7 +87,7 @@ def _commands(text: str) -> Iterator[str]:
 def _parse(arguments: list[str], where: str) -> None:
     """Let click parse the line without running it."""
     command: click.Command = twin
-    context = click.Context(twin, info_name="twin")
+    context = twin.make_context("twin", [], resilient_parsing=True)
     while isinstance(command, click.Group):
         with context:
             command.parse_args(context, arguments)

@@ -211,7 +211,7 @@ def test_an_engine_is_not_given_what_it_cannot_read(programs) -> None:
     install(programs, "llama-server")
     with pytest.raises(ConfigError, match=r"is of the format huggingface; .* files for llama\.cpp \(gguf\)"):
         llm.choose(files("huggingface"), engine="llama.cpp")
-    with pytest.raises(ConfigError, match=r"there is no llm_engine named 'ollama'"):
+    with pytest.raises(ConfigError, match=r"there is no llm engine named 'ollama'"):
         llm.choose(files("gguf"), engine="ollama")
 
 
